@@ -1,0 +1,121 @@
+"""The cached teacher stays in step with its data set, whatever order a loader draws."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from tlcourse.distillation import CachedTeacher
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 1, 4, 4, generator=generator)
+    return TensorDataset(x, torch.arange(50) % 3)
+
+
+@pytest.fixture
+def teacher():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Dropout(0.5),
+                         nn.Linear(8, 3))  # fmt: skip
+
+
+class Counted(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.samples = inner, 0
+
+    def forward(self, x):
+        self.samples += len(x)
+        return self.inner(x)
+
+
+def test_every_sample_comes_with_its_own_logits_in_any_order(data, teacher):
+    cached = CachedTeacher(teacher, data, batch_size=16)
+    teacher.eval()
+    generator = torch.Generator().manual_seed(3)
+    seen = 0
+    for x, _, logits in DataLoader(cached, batch_size=7, shuffle=True, generator=generator):
+        assert torch.allclose(logits, teacher(x), atol=1e-6)
+        seen += len(x)
+    assert seen == len(data) == len(cached)
+
+
+def test_mistake_logits_cached_in_the_order_of_a_shuffled_loader(data, teacher):
+    """Logits listed while a loader shuffles belong to other pictures at the next epoch."""
+    teacher.eval()
+    loader = DataLoader(
+        data, batch_size=10, shuffle=True, generator=torch.Generator().manual_seed(0)
+    )
+    with torch.no_grad():
+        listed = [teacher(x) for x, _ in loader]
+        wrong = max((a - teacher(x)).abs().max() for a, (x, _) in zip(listed, loader, strict=True))
+    cached = CachedTeacher(teacher, data)
+    with torch.no_grad():
+        right = max(
+            (v - teacher(x)).abs().max() for x, _, v in DataLoader(cached, 10, shuffle=True)
+        )
+    assert wrong > 0.1
+    assert right < 1e-5
+
+
+def test_the_teacher_runs_once_without_gradient_and_keeps_its_mode(data, teacher):
+    counted = Counted(teacher).train()
+    before = {name: tensor.clone() for name, tensor in counted.state_dict().items()}
+    cached = CachedTeacher(counted, data)
+    for epoch in range(3):
+        for _ in DataLoader(cached, batch_size=10, shuffle=epoch > 0):
+            pass
+    assert counted.samples == len(data)
+    assert counted.training
+    assert teacher.training
+    assert not cached.logits.requires_grad
+    after = counted.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)  # BatchNorm did not drift
+
+
+def test_tensors_are_offered_for_batched_indexing(data, teacher):
+    cached = CachedTeacher(teacher, data)
+    x, y, logits = cached.tensors
+    assert torch.equal(x, data.tensors[0])
+    assert torch.equal(y, data.tensors[1])
+    assert torch.equal(logits, cached.logits)
+    batch = cached[torch.tensor([4, 2])]
+    assert torch.equal(batch[2], cached.logits[[4, 2]])
+
+
+class Jittered(Dataset):
+    """A data set whose pictures change by themselves, one time in five."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getitem__(self, index):
+        x, y = self.inner[index]
+        return (x.flip(-1) if torch.rand(()) < 0.2 else x), y
+
+
+def test_random_augmentation_is_refused(data, teacher):
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="random augmentation.*Cache on the plain data set"):
+        CachedTeacher(teacher, Jittered(data))
+
+
+def test_bad_input(data, teacher):
+    with pytest.raises(ValueError, match="dataset is empty"):
+        CachedTeacher(teacher, TensorDataset(torch.zeros(0, 1, 4, 4), torch.zeros(0)))
+    with pytest.raises(ValueError, match=r"logits of shape \(50, K\), got \(50, 2, 2, 2\)"):
+        CachedTeacher(nn.Conv2d(1, 2, 3), data)
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        CachedTeacher(teacher, data, batch_size=0)
+    broken = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    nn.init.constant_(broken[1].bias, float("nan"))
+    broken.train()
+    with pytest.raises(ValueError, match="teacher's logits contains NaN"):
+        CachedTeacher(broken, data)
+    assert broken.training

@@ -1,0 +1,151 @@
+"""Argument checks that every method shares: an error names the argument and what it takes."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+def check_int(name: str, value: int, *, low: int | None = None, high: int | None = None) -> None:
+    """Raise unless ``value`` is an integer in [low, high]; a bool is none."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__}).")
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise ValueError(f"{name} must be {_range(low, high)}, got {value}.")
+
+
+def check_number(
+    name: str,
+    value: float,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+) -> None:
+    """Raise unless ``value`` is a finite number with low <= value <= high and value > above."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}).")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}.")
+    if above is not None and value <= above:
+        raise ValueError(f"{name} must be greater than {above:g}, got {value:g}.")
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise ValueError(f"{name} must be {_range(low, high)}, got {value:g}.")
+
+
+def check_temperature(value: float) -> None:
+    """Raise unless ``value`` is a finite temperature above 0."""
+    check_number("temperature", value, above=0)
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise unless ``value`` is one of ``choices``; name them all, and the nearest."""
+    choices = list(choices)
+    if value not in choices:
+        takes = ", ".join(repr(c) for c in choices)
+        raise ValueError(f"{name} is {value!r}; it takes {takes}.{near(value, choices)}")
+
+
+def near(value: object, choices: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the choices near to ``value``, or an empty text."""
+    found = difflib.get_close_matches(str(value), list(choices), n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(repr(f) for f in found)}?" if found else ""
+
+
+def check_dtype(name: str, value: Tensor) -> None:
+    """Raise unless ``value`` is a tensor of floating-point numbers."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}.")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must hold floating-point numbers, got dtype {value.dtype}.")
+
+
+def check_float_tensor(name: str, value: Tensor) -> None:
+    """Raise unless ``value`` is a floating-point tensor without NaN or infinite values."""
+    check_dtype(name, value)
+    if not bool(torch.isfinite(value).all()):
+        kind = "NaN" if bool(torch.isnan(value).any()) else "infinite values"
+        raise ValueError(
+            f"{name} contains {kind}. Look at the learning rate and at the data that made it."
+        )
+
+
+def check_logits_shape(name: str, value: Tensor) -> None:
+    """Raise unless ``value`` is a floating-point tensor of shape (N, K), N >= 1 and K >= 2."""
+    check_dtype(name, value)
+    if value.ndim != 2:
+        raise ValueError(
+            f"{name} must have shape (N, K): N samples, K classes; got {shape_of(value)}."
+        )
+    if value.shape[0] == 0:
+        raise ValueError(f"{name} is empty: its shape is {shape_of(value)}; N must be at least 1.")
+    if value.shape[1] < 2:
+        raise ValueError(f"{name} must have at least 2 classes, got shape {shape_of(value)}.")
+
+
+def check_same_shape(first: str, a: Tensor, second: str, b: Tensor) -> None:
+    """Raise unless both tensors have one shape and one dtype."""
+    if a.shape != b.shape:
+        raise ValueError(
+            f"{first} and {second} must have the same shape, got {shape_of(a)} and {shape_of(b)}."
+        )
+    if a.dtype != b.dtype:
+        raise TypeError(
+            f"{first} and {second} must have the same dtype, got {a.dtype} and {b.dtype}."
+        )
+
+
+def check_targets(name: str, value: Tensor, *, n_samples: int, n_classes: int) -> None:
+    """Raise unless ``value`` holds (N,) int64 class indices in [0, K)."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}.")
+    if value.dtype != torch.int64:
+        raise TypeError(f"{name} must hold class indices of dtype int64, got {value.dtype}.")
+    if value.shape != (n_samples,):
+        raise ValueError(f"{name} must have shape ({n_samples},), got {shape_of(value)}.")
+    low, high = (bound.item() for bound in torch.aminmax(value))
+    if low < 0 or high >= n_classes:
+        raise ValueError(
+            f"{name} must lie in [0, {n_classes - 1}] for {n_classes} classes, "
+            f"got values from {low} to {high}."
+        )
+
+
+def refuse_random_augmentation(dataset: Dataset[tuple[Tensor, ...]]) -> None:
+    """Raise if the data set, asked for one sample again, gives another input.
+
+    What is kept by index is right only for a fixed input. Of 32 samples, each is asked for four
+    times: an augmentation that changes even one picture in ten slips through once in 10^4.
+    """
+    n_samples = len(dataset)  # type: ignore[arg-type]
+    for index in torch.linspace(0, n_samples - 1, min(32, n_samples)).long().tolist():
+        first = dataset[index][0]
+        if not isinstance(first, Tensor):
+            raise TypeError(
+                f"dataset gives {type(first).__name__} as the input of sample {index}; "
+                "it must give tensors."
+            )
+        if any(not torch.equal(first, dataset[index][0]) for _ in range(3)):
+            raise ValueError(
+                f"dataset gives another input for sample {index} each time (random augmentation), "
+                "so what is cached by index would belong to other pictures. Cache on the plain "
+                "data set, or run the network inside the training loop."
+            )
+
+
+def shape_of(value: Tensor | Sequence[int]) -> str:
+    """Return a shape as text, ``(2, 10)``."""
+    return str(tuple(value.shape if isinstance(value, Tensor) else value))
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is None:
+        return f"at most {high:g}"
+    if high is None:
+        return f"at least {low:g}"
+    return f"in [{low:g}, {high:g}]"
