@@ -1,0 +1,31 @@
+"""Data sets, all in one form: images, labels and the names of the classes.
+
+Embedded, on every machine: :func:`digits` (handwritten, the target) and :func:`glyphs` (printed,
+the source). Real: :func:`mnist` and :func:`cifar10`, found on this machine or downloaded. A
+reader's own: :func:`image_folder`. Nothing is fetched, and no large library loaded, at import.
+"""
+
+from tlcourse.data.augment import random_crop_flip, random_shift
+from tlcourse.data.cifar10 import cifar10
+from tlcourse.data.digits import digits
+from tlcourse.data.folder import image_folder, load_image
+from tlcourse.data.glyphs import glyphs
+from tlcourse.data.labelled import LabelledImages, few_per_class
+from tlcourse.data.mnist import mnist
+from tlcourse.data.status import DataRow, fetch, status
+
+__all__ = [
+    "DataRow",
+    "LabelledImages",
+    "cifar10",
+    "digits",
+    "fetch",
+    "few_per_class",
+    "glyphs",
+    "image_folder",
+    "load_image",
+    "mnist",
+    "random_crop_flip",
+    "random_shift",
+    "status",
+]
