@@ -1,0 +1,36 @@
+"""Named, resumable experiments and their result files: ``tlcourse list | run | compare``."""
+
+from __future__ import annotations
+
+from tlcourse._checks import check_choice
+from tlcourse.experiments.distillation import KD_DIGITS, KD_MNIST
+from tlcourse.experiments.experiment import Experiment, Row
+from tlcourse.experiments.results import Result, ResultRow, load_result, results_dir
+from tlcourse.experiments.runner import run
+
+EXPERIMENTS = {e.name: e for e in (KD_MNIST, KD_DIGITS)}
+
+
+def get(name: str) -> Experiment:
+    """Return an experiment by name.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name; the message lists them all.
+    """
+    check_choice("experiment", name, EXPERIMENTS)
+    return EXPERIMENTS[name]
+
+
+__all__ = [
+    "EXPERIMENTS",
+    "Experiment",
+    "Result",
+    "ResultRow",
+    "Row",
+    "get",
+    "load_result",
+    "results_dir",
+    "run",
+]

@@ -1,0 +1,158 @@
+"""Figures of the chapters: readable in grey, by the colour-blind, and with the spread of the seeds.
+
+Every line has a colour, a dash pattern and a marker of its own, so that no one of the three has to
+be seen. The colours are those of Okabe and Ito (2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from cycler import cycler
+from torch import Tensor
+
+from tlcourse._checks import shape_of
+from tlcourse.metrics import interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 3)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def use_style() -> None:
+    """Set Matplotlib's defaults for the course: call it once, in a chapter's first cell."""
+    mpl.rcParams.update(
+        {
+            "axes.prop_cycle": cycler(color=COLOURS)
+            + cycler(linestyle=DASHES)
+            + cycler(marker=MARKERS),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "figure.figsize": (6.0, 3.4),
+            "figure.dpi": 100,
+            "figure.constrained_layout.use": True,
+            "font.size": 10,
+            "image.cmap": "gray",
+            "image.interpolation": "nearest",
+            "legend.frameon": False,
+            "lines.markersize": 5,
+            "savefig.dpi": 100,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "tlcourse",
+        }
+    )
+
+
+def show_images(
+    images: Tensor, titles: Sequence[str] | None = None, *, columns: int = 8, size: float = 1.0
+) -> Figure:
+    """Show images in a grid, each with its title above it.
+
+    Parameters
+    ----------
+    images
+        (N, 1, H, W) grey or (N, 3, H, W) in colour, values in [0, 1].
+    titles
+        N texts, or none.
+    columns
+        Images in a row.
+    size
+        Width of an image in inches.
+
+    Raises
+    ------
+    ValueError
+        If the images have another shape, or there is not one title for each.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
+        raise ValueError(
+            f"images must have shape (N, 1, H, W) or (N, 3, H, W), got {shape_of(images)}."
+        )
+    if titles is not None and len(titles) != len(images):
+        raise ValueError(f"titles must be {len(images)} texts, got {len(titles)}.")
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    height = size * (1.0 if titles is None else 1.3)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(columns * size, rows * height), squeeze=False
+    )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for i, image in enumerate(images.detach().cpu()):
+        axis = axes.flat[i]
+        axis.imshow(image[0] if len(image) == 1 else image.permute(1, 2, 0), vmin=0, vmax=1)
+        if titles is not None:
+            axis.set_title(titles[i], fontsize=9)
+    return figure
+
+
+def plot_curves(
+    axis: Axes, x: Sequence[float], curves: Mapping[str, Sequence[Sequence[float]]]
+) -> None:
+    """Plot a line per label: the mean over the seeds, and Student's 95 % interval as a band.
+
+    Parameters
+    ----------
+    axis
+        Where to plot; its labels are the caller's.
+    x
+        The places along the axis, M numbers.
+    curves
+        For each label, S seeds of M numbers. With one seed there is no band.
+
+    Raises
+    ------
+    ValueError
+        If a curve has not M numbers for every seed.
+    """
+    for label, seeds in curves.items():
+        values = np.asarray(seeds, dtype=float)  # (S, M)
+        if values.ndim != 2 or values.shape[1] != len(x):
+            raise ValueError(
+                f"curves[{label!r}] must have shape (seeds, {len(x)}), got {values.shape}."
+            )
+        found = [interval(column) for column in values.T.tolist()]
+        (line,) = axis.plot(x, [f.mean for f in found], label=label)
+        if len(values) > 1:
+            low, high = [f.low for f in found], [f.high for f in found]
+            axis.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    axis.legend()
+
+
+def plot_seeds(axis: Axes, groups: Mapping[str, Sequence[float]]) -> None:
+    """Plot a row per label: every seed as a small circle, the mean and its 95 % interval as a bar.
+
+    Parameters
+    ----------
+    axis
+        Where to plot; its x label is the caller's.
+    groups
+        For each label, a number per seed. The first is at the top.
+
+    Raises
+    ------
+    ValueError
+        If there is no group, or an empty one.
+    """
+    if not groups:
+        raise ValueError("groups is empty: give at least one label with its numbers.")
+    for i, (label, values) in enumerate(groups.items()):
+        if len(values) == 0:
+            raise ValueError(f"groups[{label!r}] is empty: give a number per seed.")
+        found = interval(values)
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        axis.plot(values, [i] * len(values), "o", mfc="none", mec="0.5", markersize=4)
+        spread = None if found.n < 2 else found.margin
+        axis.errorbar(found.mean, i, xerr=spread, fmt=marker, color=colour, markersize=7, capsize=4)
+    axis.set_yticks(range(len(groups)), list(groups))
+    axis.set_ylim(len(groups) - 0.5, -0.5)
