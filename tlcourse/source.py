@@ -107,7 +107,7 @@ def _path(settings: dict[str, Any]) -> Path:
 
 
 def _key(settings: dict[str, Any]) -> str:
-    """Return a hash of all that decides the weights: the code, what draws the data, the settings."""
+    """Return a hash of what decides the weights: code, settings, and what draws the data."""
     from tlcourse import training
     from tlcourse.data import augment, glyphs
     from tlcourse.models import classifier, small_resnet

@@ -216,8 +216,8 @@ def fit(
     batches = loader(_resident(data, accelerator.device), batch_size, shuffle=True, seed=seed)
     if batch_size % accelerator.num_processes:
         raise ValueError(
-            f"batch_size must be a multiple of the {accelerator.num_processes} processes that share "
-            f"a batch, got {batch_size}."
+            f"batch_size must be a multiple of the {accelerator.num_processes} processes that "
+            f"share a batch, got {batch_size}."
         )
     loss_of, stepper, batches = accelerator.prepare(_Step(model, objective), optimizer, batches)
     steps = len(batches)
@@ -327,8 +327,8 @@ def loader(
         n = len(dataset)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(
-            f"The data must have a length, which {type(dataset).__name__} has not: pass a map-style "
-            "dataset, for instance a TensorDataset."
+            f"The data must have a length, which {type(dataset).__name__} has not: pass a "
+            "map-style dataset, for instance a TensorDataset."
         ) from None
     if n == 0:
         raise ValueError("The data is empty: it needs at least 1 sample.")
@@ -432,7 +432,8 @@ class _Step(nn.Module):
             )
         if loss.ndim != 0:
             raise ValueError(
-                f"objective must return a scalar, got shape {shape_of(loss)}: average over the batch."
+                f"objective must return a scalar, got shape {shape_of(loss)}: average over "
+                "the batch."
             )
         if not loss.requires_grad:
             raise ValueError(
@@ -486,8 +487,8 @@ class _Losses:
                 rate = float(self.optimizer.param_groups[0]["lr"])
                 raise FloatingPointError(
                     f"The loss is {value} at epoch {self.epoch + 1}, step {len(self.read)} of "
-                    f"{self.steps}. Try a smaller learning rate (it is {rate:g} there), look for NaN "
-                    f"in the data, or clip the gradient.{_what_remains(self.store)}"
+                    f"{self.steps}. Try a smaller learning rate (it is {rate:g} there), look for "
+                    f"NaN in the data, or clip the gradient.{_what_remains(self.store)}"
                 )
 
 
@@ -695,7 +696,8 @@ class _Checkpoint:
                 else:
                     raise TypeError(
                         f"The state {name!r} of {type(self.optimizer).__name__} is a "
-                        f"{type(value).__name__}, which a checkpoint cannot hold. Train without one."
+                        f"{type(value).__name__}, which a checkpoint cannot hold. Train without "
+                        "one."
                     )
         state = {
             "settings": self.settings,

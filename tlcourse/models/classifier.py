@@ -56,8 +56,8 @@ class Classifier(nn.Module):
         if not isinstance(n_features, int):
             raise TypeError(
                 f"backbone must have an integer n_features, the length of its feature vectors; "
-                f"{type(backbone).__name__} has {n_features!r}. Pass the .backbone of a classifier, "
-                "or set the attribute."
+                f"{type(backbone).__name__} has {n_features!r}. Pass the .backbone of a "
+                "classifier, or set the attribute."
             )
         check_int("n_classes", n_classes, low=2)
         super().__init__()
@@ -72,7 +72,8 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, (N, K)."""
-        return self.head(self.backbone(x))  # (N, D) -> (N, K)
+        logits: Tensor = self.head(self.backbone(x))  # (N, D) -> (N, K)
+        return logits
 
 
 def check_images(x: Tensor, channels: int, *, smallest: int = 1) -> None:

@@ -76,7 +76,7 @@ class _Layers(nn.Module):
             self.add_module(name, nn.Sequential(OrderedDict(**parts, dropout=nn.Dropout(dropout))))
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x.flatten(1)  # (N, C, H, W) -> (N, C * H * W)
+        h: Tensor = x.flatten(1)  # (N, C, H, W) -> (N, C * H * W)
         if h.shape[1] != self.n_inputs:
             raise ValueError(
                 f"x must have {self.n_inputs} numbers a sample, got shape {shape_of(x)} with "

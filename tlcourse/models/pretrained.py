@@ -63,7 +63,8 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the features of normalised images, (N, 3, H, W) -> (N, D)."""
         check_images(x, 3, smallest=32)
-        return self.features(x).mean((2, 3))  # (N, 3, H, W) -> (N, D, h, w) -> (N, D)
+        maps: Tensor = self.features(x)  # (N, 3, H, W) -> (N, D, h, w)
+        return maps.mean((2, 3))  # -> (N, D)
 
     def preprocess(self, images: Tensor, *, size: int = 224) -> Tensor:
         r"""Bring images into the form that the weights were trained on.
@@ -157,8 +158,8 @@ def pretrained_backbone(
     References
     ----------
     Iandola et al., SqueezeNet, 2016. Han, Mao and Dally, Deep Compression, 2016, for its compressed
-    release. He et al., 2016 (ResNet); Sandler et al., 2018, Howard et al., 2019 (MobileNet); Tan and
-    Le, 2019 (EfficientNet).
+    release. He et al., 2016 (ResNet); Sandler et al., 2018, Howard et al., 2019 (MobileNet); Tan
+    and Le, 2019 (EfficientNet).
     """
     check_choice("name", name, TITLES)
     if weights not in (None, "imagenet"):
@@ -181,7 +182,8 @@ def pretrained_backbone(
 def _features(network: Any) -> nn.Sequential:
     """Return all but the head: torchvision has it in ``features``, or as a ResNet's layers."""
     if hasattr(network, "features"):
-        return network.features
+        features: nn.Sequential = network.features
+        return features
     stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
     stages = {f"layer{i}": getattr(network, f"layer{i}") for i in range(1, 5)}
     return nn.Sequential(OrderedDict(stem=stem, **stages))
@@ -202,9 +204,9 @@ def _load_weights(network: nn.Module, name: str, source: Any) -> str:
             )
         except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash the other
             raise FileNotFoundError(
-                f"The ImageNet weights of {TITLES[name]} are not on this machine: looked at {path}, "
-                f"then tried {source.url} ({megabytes:.0f} MB), which failed ({error}). Put the file "
-                f"there by hand, or set TORCH_HOME to a folder that has it. {instead}"
+                f"The ImageNet weights of {TITLES[name]} are not on this machine: looked at "
+                f"{path}, then tried {source.url} ({megabytes:.0f} MB), which failed ({error}). "
+                f"Put the file there by hand, or set TORCH_HOME to a folder that has it. {instead}"
             ) from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -220,7 +222,8 @@ def _load_weights(network: nn.Module, name: str, source: Any) -> str:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{path} does not hold the weights of {TITLES[name]}, or is damaged: {reason} "
-            f"Delete it and run this again to download {megabytes:.0f} MB from {source.url}. {instead}"
+            f"Delete it and run this again to download {megabytes:.0f} MB from {source.url}. "
+            f"{instead}"
         ) from error
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -71,7 +71,7 @@ class _Stages(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, self.in_channels, smallest=8)
-        h = self.stem(x)  # (N, C, H, W) -> (N, w, H/2, W/2)
+        h: Tensor = self.stem(x)  # (N, C, H, W) -> (N, w, H/2, W/2)
         h = self.stage1(h)
         h = self.stage2(h)  # -> (N, 2w, H/4, W/4)
         h = self.stage3(h)  # -> (N, 4w, H/8, W/8)

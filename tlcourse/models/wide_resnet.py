@@ -45,7 +45,7 @@ class WideResNet(Classifier):
     >>> model(torch.rand(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     >>> model.layers
-    ('backbone.stem', 'backbone.stage1', 'backbone.stage2', 'backbone.stage3', 'backbone.bn', 'head')
+    ('backbone.stem', 'backbone.stage1', ..., 'backbone.bn', 'head')
 
     References
     ----------
@@ -82,7 +82,7 @@ class _Groups(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         check_images(x, self.in_channels, smallest=4)
@@ -113,6 +113,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         a = relu(self.bn1(x))
-        h = self.conv1(a)  # (N, n_in, H, W) -> (N, n_out, H/stride, W/stride)
+        h: Tensor = self.conv1(a)  # (N, n_in, H, W) -> (N, n_out, H/stride, W/stride)
         h = self.conv2(relu(self.bn2(h)))
-        return h + (x if self.shortcut is None else self.shortcut(a))
+        shortcut: Tensor = x if self.shortcut is None else self.shortcut(a)
+        return h + shortcut

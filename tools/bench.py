@@ -1,0 +1,215 @@
+"""Measure the speed that the project promises, as ratios within one run.
+
+    python tools/bench.py             print a table and write _build/bench.json
+    python tools/bench.py --strict    also fail when a row is over its limit
+
+Absolute times say more about the machine than about the code, so what is compared is timed
+alternately in one process and given as a ratio. To add a case: write a function that returns
+rows, and put it into CASES.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = ROOT / "_build" / "bench.json"
+
+# Two timings of the same code differ by a few per cent on a busy machine.
+NOISE = 1.05
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured value and its limit: a ratio of two times, or seconds."""
+
+    case: str
+    size: str
+    value: float
+    limit: float
+    unit: str = ""  # "" for a ratio, "s" for seconds
+    detail: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether the value keeps to its limit."""
+        return self.value <= self.limit
+
+
+def alternate(
+    functions: Sequence[Callable[[], object]], *, seconds: float = 1.5, least: int = 30
+) -> list[list[float]]:
+    """Time functions in turns.
+
+    Parameters
+    ----------
+    functions
+        What to time; each is called once in every turn, in an order that rotates.
+    seconds
+        How long to go on.
+    least
+        The least number of turns.
+
+    Returns
+    -------
+    list of list of float
+        For every function its times in seconds, turn by turn.
+    """
+    for function in functions:
+        function()
+    times: list[list[float]] = [[] for _ in functions]
+    order = list(range(len(functions)))
+    end = time.perf_counter() + seconds
+    gc.collect()
+    gc.disable()
+    try:
+        while time.perf_counter() < end or len(times[0]) < least:
+            for number in order:
+                start = time.perf_counter()
+                functions[number]()
+                times[number].append(time.perf_counter() - start)
+            order.append(order.pop(0))
+    finally:
+        gc.enable()
+    return times
+
+
+def distillation_loss_against_by_hand() -> list[Row]:
+    """Time `distillation_loss`, forward and backward, against the same formula by hand."""
+    import torch
+    from torch.nn import functional
+
+    from tlcourse.distillation import distillation_loss
+
+    temperature, alpha = 4.0, 0.9
+
+    def by_hand(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        soft = functional.cross_entropy(
+            student / temperature, functional.softmax(teacher / temperature, dim=1)
+        )
+        hard = functional.cross_entropy(student, labels)
+        return (1 - alpha) * hard + alpha * temperature**2 * soft
+
+    rows = []
+    for batch, classes in ((128, 10), (1024, 10), (128, 100), (256, 1000), (4096, 100)):
+        generator = torch.Generator().manual_seed(0)
+        student = torch.randn(batch, classes, generator=generator).requires_grad_()
+        teacher = torch.randn(batch, classes, generator=generator)
+        labels = torch.randint(classes, (batch,), generator=generator)
+
+        def ours(
+            student: torch.Tensor = student,
+            teacher: torch.Tensor = teacher,
+            labels: torch.Tensor = labels,
+        ) -> torch.Tensor:
+            loss = distillation_loss(student, teacher, labels, temperature=temperature, alpha=alpha)
+            return torch.autograd.grad(loss, student)[0]
+
+        def theirs(
+            student: torch.Tensor = student,
+            teacher: torch.Tensor = teacher,
+            labels: torch.Tensor = labels,
+        ) -> torch.Tensor:
+            return torch.autograd.grad(by_hand(student, teacher, labels), student)[0]
+
+        torch.testing.assert_close(ours(), theirs())  # the same formula, or no comparison
+        mine, hand = (statistics.median(times) for times in alternate([ours, theirs]))
+        rows.append(
+            Row(
+                "distillation_loss / by hand",
+                f"{batch} x {classes}",
+                mine / hand,
+                NOISE,
+                detail=f"{1e6 * mine:.0f} / {1e6 * hand:.0f} microseconds",
+            )
+        )
+    return rows
+
+
+def import_beyond_torch() -> list[Row]:
+    """Time `import tlcourse` after `import torch`, in fresh interpreters."""
+    program = (
+        "import time, torch; start = time.perf_counter(); import tlcourse; "
+        "print(time.perf_counter() - start)"
+    )
+    times = [
+        float(
+            subprocess.run(
+                [sys.executable, "-c", program],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=True,
+            ).stdout
+        )
+        for _ in range(7)
+    ]
+    return [Row("import tlcourse, after torch", "", statistics.median(times), 0.3, "s")]
+
+
+def chapters() -> list[Row]:
+    """Read the recorded quick run of every chapter: 30 s is the aim, 90 s the limit."""
+    path = ROOT / "book" / "results" / "chapters.json"
+    if not path.exists():
+        print("No chapter has been measured yet: make measure", file=sys.stderr)
+        return []
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for name, entry in recorded.get("chapters", recorded).items():
+        if isinstance(entry, dict) and "seconds" in entry:
+            seconds = float(entry["seconds"])
+            detail = "" if seconds <= 30 else "over the aim of 30 s"
+            rows.append(Row("chapter, quick run", name, seconds, 90, "s", detail))
+    return rows
+
+
+CASES: tuple[Callable[[], list[Row]], ...] = (
+    distillation_loss_against_by_hand,
+    import_beyond_torch,
+    chapters,
+)
+
+
+def main() -> int:
+    """Run every case, print the table and write it to a file."""
+    parser = argparse.ArgumentParser(description="Measure speed as ratios within one run.")
+    parser.add_argument("--strict", action="store_true", help="fail when a row is over its limit")
+    arguments = parser.parse_args()
+    rows: list[Row] = []
+    print(f"{'what':30} {'size':28} {'value':>9} {'limit':>8}")
+    for case in CASES:
+        for row in case():
+            rows.append(row)
+            remark = "" if row.good else "OVER THE LIMIT  "
+            print(
+                f"{row.case:30} {row.size:28} {row.value:7.2f} {row.unit:1} "
+                f"{row.limit:6.2f} {row.unit:1}  {remark}{row.detail}",
+                flush=True,
+            )
+    over = [row for row in rows if not row.good]
+    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        "python": platform.python_version(),
+        "machine": platform.processor() or platform.machine(),
+        "rows": [{**asdict(row), "good": row.good} for row in rows],
+    }
+    OUTPUT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{len(rows)} rows, {len(over)} over the limit. Written to {OUTPUT.relative_to(ROOT)}")
+    return 1 if over and arguments.strict else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
