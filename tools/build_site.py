@@ -194,7 +194,8 @@ def build() -> list[str]:
         cell = result.__cause__
         if cell is not None and hasattr(cell, "ename") and hasattr(cell, "evalue"):
             return [readable(f"{result}: a cell fails with {cell.ename}: {cell.evalue}")]
-        return tee.problems() or [f"{type(result).__name__}: {result}"]
+        said = f"{type(result).__name__}: {result}" if str(result) else "the run was broken off"
+        return tee.problems() or [said]
     if result:
         return tee.problems() or [f"Sphinx ended with status {result}"]
     write_redirect()
