@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from tlcourse._checks import check_choice
 from tlcourse.experiments.distillation import KD_DIGITS, KD_MNIST
+from tlcourse.experiments.distillation_jitter import KD_MNIST_JITTER
 from tlcourse.experiments.experiment import Experiment, Row
+from tlcourse.experiments.finetuning import FINETUNE_DIGITS, PROBE_CIFAR10, UNFREEZE_CIFAR10
 from tlcourse.experiments.results import Result, ResultRow, load_result, results_dir
 from tlcourse.experiments.runner import run
 
-EXPERIMENTS = {e.name: e for e in (KD_MNIST, KD_DIGITS)}
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        KD_MNIST,
+        KD_MNIST_JITTER,
+        KD_DIGITS,
+        PROBE_CIFAR10,
+        UNFREEZE_CIFAR10,
+        FINETUNE_DIGITS,
+    )
+}
 
 
 def get(name: str) -> Experiment:

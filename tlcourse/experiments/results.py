@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlcourse._checks import near
+from tlcourse._checks import check_choice, near
 from tlcourse.metrics import Interval, interval
+from tlcourse.settings import PROFILES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,12 +125,13 @@ def load_result(name: str, *, profile: str = "full", folder: Path | None = None)
     FileNotFoundError
         If there is no such file; the message names the folder and the command that writes it.
     ValueError
-        If the file is no result file.
+        If the profile is unknown, or the file is no result file.
     """
+    check_choice("profile", profile, PROFILES)
     path = (folder or results_dir()) / file_name(name, profile)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        seeds = record["seeds"]
+        seeds = list(record["seeds"])
         rows = {
             row["key"]: ResultRow(
                 row["key"], row["label"], row["unit"], tuple(row["values"]), row["paper"]

@@ -64,20 +64,24 @@ def run(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If the profile or a seed is wrong, or a run returns other rows than its table has.
+    OSError
+        If a file cannot be written. The seeds that are done remain.
     """
     from accelerate import PartialState
 
     profile = profile or current_profile()
     check_choice("profile", profile, PROFILES)
     seeds = list(range(experiment.seeds[profile])) if seeds is None else list(seeds)
+    for seed in seeds:
+        check_int("seed", seed, low=0, high=2**32 - 1)
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be one or more different integers, got {seeds}.")
-    for seed in seeds:
-        check_int("seed", seed, low=0)
 
     processes = PartialState()
+    if processes.is_main_process:
+        _make_folder(out)  # a bad folder fails now, not after the last seed
     settings = dict(experiment.settings[profile])
     say(f"{experiment.name} ({profile}): loading data")
     data = experiment.load(settings)
@@ -91,7 +95,7 @@ def run(
     kept = []
     for seed in seeds:
         file = folder / f"seed-{seed}.json"
-        found = _kept(file)
+        found = _kept(file, experiment)
         if found is None:
             say(f"{experiment.name} ({profile}): seed {seed}")
             started = time.perf_counter()
@@ -99,8 +103,7 @@ def run(
             resumed = checkpoints.is_dir()
             checkpoints.mkdir(parents=True, exist_ok=True)
             seed_everything(seed)
-            values = dict(experiment.run_seed(data, settings, seed, checkpoints))
-            _check_values(experiment, values)
+            values = _checked(experiment, experiment.run_seed(data, settings, seed, checkpoints))
             seconds = round(time.perf_counter() - started, 1)
             found = {
                 "values": values,
@@ -130,24 +133,52 @@ def _key(experiment: Experiment, settings: Mapping[str, Any], data: Mapping[str,
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _kept(file: Path) -> dict[str, Any] | None:
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"The folder {folder} for the result file cannot be made ({error.strerror}). "
+            "Choose another: --out FOLDER."
+        ) from error
+
+
+def _kept(file: Path, experiment: Experiment) -> dict[str, Any] | None:
+    """Return what a seed has left; a damaged file is none, and the seed is run again."""
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        _checked(experiment, found["values"])
+        complete = {"seconds", "resumed", "commit"} <= set(found)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    return found
+    return found if complete else None
 
 
-def _check_values(experiment: Experiment, values: Mapping[str, float]) -> None:
+def _checked(experiment: Experiment, returned: Mapping[str, Any]) -> dict[str, float]:
+    """Return a run's numbers as plain floats, which a file can hold."""
+    if not isinstance(returned, Mapping):
+        raise TypeError(
+            f"{experiment.name}: a run must return a number for each row, a dict; "
+            f"got {type(returned).__name__}."
+        )
     expected = {row.key for row in experiment.rows}
-    if set(values) != expected:
+    if set(returned) != expected:
         raise ValueError(
             f"{experiment.name}: a run must return a number for each row; missing "
-            f"{sorted(expected - set(values))}, unknown {sorted(set(values) - expected)}."
+            f"{sorted(expected - set(returned))}, unknown {sorted(set(returned) - expected)}."
         )
+    values = {}
+    for key, value in returned.items():
+        try:
+            values[key] = float(value)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{experiment.name}: row {key!r} must be a number, got {type(value).__name__}."
+            ) from None
     broken = [key for key, value in values.items() if not math.isfinite(value)]
     if broken:
         raise ValueError(f"{experiment.name}: not finite: {broken}.")
+    return values
 
 
 def _record(
@@ -172,7 +203,7 @@ def _record(
                 "key": row.key,
                 "label": row.label,
                 "unit": row.unit or experiment.unit,
-                "values": [float(found["values"][row.key]) for found in kept],
+                "values": [found["values"][row.key] for found in kept],
                 "paper": row.paper,
             }
             for row in experiment.rows
@@ -190,14 +221,20 @@ def _record(
 def _hardware() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    if torch.backends.mps.is_available():
+        return "Apple MPS"
     return f"CPU, {torch.get_num_threads()} threads, {platform.machine()}"
 
 
 def _commit() -> str:
     """Return the commit that runs, with ``+changes`` where the tree differs from it."""
+    root = Path(__file__).parents[2]
+    release = f"tlcourse {sys.modules['tlcourse'].__version__}"
+    if not (root / ".git").exists():  # installed, perhaps below somebody else's repository
+        return release
     try:
-        asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12",
+        asked = ["git", "-C", str(root), "describe", "--always", "--abbrev=12",
                  "--dirty=+changes", "--exclude=*"]  # fmt: skip
         return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return f"tlcourse {sys.modules['tlcourse'].__version__}"
+        return release
