@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from tlcourse.experiments import Result
+
+
+class _Commands(TyperGroup):
+    """The commands; an interruption says how to go on, where typer would be silent."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("tlcourse: interrupted; run the same command again to go on.", err=True)
+            sys.exit(130)
+
 
 app = typer.Typer(
+    cls=_Commands,
     name="tlcourse",
     help="Experiments and data of the transfer learning course.",
     no_args_is_help=True,
@@ -31,17 +50,15 @@ def list_experiments() -> None:
     from tlcourse.experiments import EXPERIMENTS, results_dir
     from tlcourse.experiments.results import file_name
 
-    table = Table("name", "what", "chapter", "recorded")
     for experiment in EXPERIMENTS.values():
         recorded = [
             profile
             for profile in ("quick", "full")
             if (results_dir() / file_name(experiment.name, profile)).exists()
         ]
-        table.add_row(
-            experiment.name, experiment.title, experiment.chapter, ", ".join(recorded) or "-"
-        )
-    Console().print(table)
+        _say(f"{experiment.name}  (recorded: {', '.join(recorded) or 'not yet'})", indent=0)
+        _say(experiment.title)
+        _say(f"chapter {experiment.chapter}")
 
 
 @app.command()
@@ -74,13 +91,26 @@ def run(
 
 
 @app.command()
-def compare(name: str, profile: Profile = None, out: Path | None = None) -> None:
+def compare(
+    name: Annotated[str, typer.Argument(help="An experiment; see `list`.")],
+    profile: Annotated[
+        str | None, typer.Option(help="quick or full; by default the full one where it is there.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the result file; by default as for `run`.")
+    ] = None,
+) -> None:
     """Show a recorded result beside the figures of its source."""
-    from tlcourse.experiments import get, load_result
-    from tlcourse.settings import current_profile
+    from tlcourse.experiments import get, load_result, results_dir
+    from tlcourse.experiments.results import file_name
 
     get(name)
-    _print_result(load_result(name, profile=profile or current_profile(), folder=out))
+    profiles = [profile] if profile else ["full", "quick"]
+    folders = [out] if out else [_default_out(), results_dir()]
+    places = [(p, folder) for p in profiles for folder in folders]
+    there = [(p, folder) for p, folder in places if (folder / file_name(name, p)).exists()]
+    chosen, folder = (there or places)[0]  # where there is none, loading says what to do
+    _print_result(load_result(name, profile=chosen, folder=folder))
 
 
 @data_app.command()
@@ -88,19 +118,25 @@ def status() -> None:
     """Show which data sets and weights are here, where they were looked for, and what to do."""
     from tlcourse.data import status as rows
 
-    table = Table("name", "kind", "state", "where", "size", "what to do")
     for row in rows():
-        table.add_row(row.name, row.kind, row.state, row.where, row.size, row.todo)
-    Console().print(table)
+        size = f", {row.size}" if row.size else ""
+        _say(f"{row.name:<9} {row.state:<8} {row.kind}{size}", indent=0)
+        _say(f"looked for in {row.where}" if row.state == "missing" else row.where)
+        _say(row.todo)
 
 
 @data_app.command()
-def fetch(name: str, root: Path | None = None) -> None:
+def fetch(
+    name: Annotated[str, typer.Argument(help="A data set; see `status`.")],
+    root: Annotated[
+        Path | None, typer.Option(help="Folder to download into; by default the cache folder.")
+    ] = None,
+) -> None:
     """Download a data set, or say why it needs no download."""
     from tlcourse.data import fetch as fetch_data
 
     row = fetch_data(name, root)
-    typer.echo(f"{row.name}: {row.state}, {row.where} ({row.size}). {row.todo}".rstrip())
+    _say(f"{row.name}: {row.state}, {row.where} ({row.size}). {row.todo}", indent=0)
 
 
 @app.command()
@@ -108,14 +144,13 @@ def doctor() -> None:
     """Check versions, devices, folders and data; say what to do about each problem."""
     from tlcourse.doctor import examine
 
-    console = Console()
-    findings = examine()
-    table = Table("", "what", "found", "what to do")
-    for finding in findings:
-        table.add_row("ok" if finding.ok else "!!", finding.what, finding.found, finding.what_to_do)
-    console.print(table)
-    problems = sum(not finding.ok for finding in findings)
-    console.print("Everything is in order." if not problems else f"{problems} to look at.")
+    problems = []
+    for finding in examine():
+        _say(f"{'ok' if finding.ok else '!!'}  {finding.what}: {finding.found}", indent=0)
+        _say(finding.what_to_do)
+        if not finding.ok:
+            problems.append(finding.what)
+    _say(f"To look at: {', '.join(problems)}." if problems else "Everything is in order.", indent=0)
     raise typer.Exit(1 if problems else 0)
 
 
@@ -127,10 +162,22 @@ def _default_out() -> Path:
     return recorded if recorded.name == "results" else Path("results")
 
 
-def _print_result(result: object) -> None:
-    from tlcourse.experiments import Result
+def _say(text: str, *, indent: int = 4) -> None:
+    """Print a text, wrapped and indented; paths and addresses stay whole, to be copied."""
+    width = max(40, min(100, shutil.get_terminal_size().columns))
+    lines = textwrap.wrap(
+        text,
+        width,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * 4,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for line in lines:
+        typer.echo(line)
 
-    assert isinstance(result, Result)
+
+def _print_result(result: Result) -> None:
     record = result.record
     table = Table(
         "",
@@ -159,9 +206,9 @@ def main() -> None:
     """Run the command; an expected error is one line, not a traceback."""
     try:
         app()
+    except ImportError as error:
+        typer.secho(f"tlcourse: {error}. `tlcourse doctor` says what to do.", fg="red", err=True)
+        sys.exit(1)
     except (ValueError, OSError, FloatingPointError) as error:
         typer.secho(f"tlcourse: {error}", fg="red", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.secho("tlcourse: interrupted; run the same command again to go on.", err=True)
-        sys.exit(130)

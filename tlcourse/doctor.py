@@ -34,8 +34,10 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at Python, packages, devices, folders, settings and data; change nothing."""
-    return [_python(), *_packages(), *_torch(), _profile(), *_folders(), *_data()]
+    """Look at Python, packages, devices, settings, folders and data; fetch nothing."""
+    torch = _torch()
+    data = _data() if all(finding.ok for finding in torch) else []  # it is read with torch
+    return [_python(), *_packages(), *torch, _profile(), _cache_folder(), *data]
 
 
 def _python() -> Finding:
@@ -44,26 +46,27 @@ def _python() -> Finding:
 
 
 def _packages() -> list[Finding]:
+    """Return one finding for all packages that are in order, and one for each of the others."""
     from packaging.requirements import Requirement
 
     try:
         needed = [Requirement(text) for text in requires("tlcourse") or []]
     except PackageNotFoundError:
         return [Finding("tlcourse", "not installed", False, "pip install . in the clone")]
-    findings = []
+    fine, problems = [], []
     for requirement in needed:
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
             found = version(requirement.name)
         except PackageNotFoundError:
+            found = ""
+        if found and requirement.specifier.contains(found, prereleases=True):
+            fine.append(f"{requirement.name} {found}")
+        else:
             remedy = f"pip install '{requirement}'"
-            findings.append(Finding(requirement.name, "missing", False, remedy))
-            continue
-        ok = requirement.specifier.contains(found, prereleases=True)
-        remedy = "" if ok else f"pip install '{requirement}'"
-        findings.append(Finding(requirement.name, found, ok, remedy))
-    return findings
+            problems.append(Finding(requirement.name, found or "missing", False, remedy))
+    return [Finding("packages", ", ".join(fine) or "none in order"), *problems]
 
 
 def _torch() -> list[Finding]:
@@ -72,7 +75,8 @@ def _torch() -> list[Finding]:
         import torchvision  # noqa: F401 - the pair must import together
     except Exception as error:  # a broken pair fails in many ways, with OSError or RuntimeError too
         remedy = "Install torch and torchvision as a pair, from one place and in one command."
-        return [Finding("torch with torchvision", str(error).splitlines()[0], False, remedy)]
+        found = f"{type(error).__name__}: {error}".splitlines()[0]
+        return [Finding("torch with torchvision", found, False, remedy)]
     findings = [Finding("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads")]
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -96,19 +100,19 @@ def _profile() -> Finding:
         return Finding("profile", os.environ.get("TLCOURSE_PROFILE", ""), False, str(error))
 
 
-def _folders() -> list[Finding]:
+def _cache_folder() -> Finding:
     from tlcourse.settings import cache_dir
 
     try:
         folder = cache_dir()
     except OSError as error:
-        return [Finding("cache folder", "not usable", False, str(error))]
+        return Finding("cache folder", "not usable", False, str(error))
     free = shutil.disk_usage(folder).free
     writable = os.access(folder, os.W_OK)
     ok = writable and free > MINIMUM_FREE
     found = f"{folder}, {free / 1e9:.0f} GB free" + ("" if writable else ", not writable")
     remedy = "" if ok else "Set TLCOURSE_CACHE to a folder that is writable and has 2 GB free."
-    return [Finding("cache folder", found, ok, remedy)]
+    return Finding("cache folder", found, ok, remedy)
 
 
 def _data() -> list[Finding]:

@@ -15,7 +15,7 @@ import numpy as np
 from cycler import cycler
 from torch import Tensor
 
-from tlcourse._checks import shape_of
+from tlcourse._checks import check_dtype, check_int, check_number, shape_of
 from tlcourse.metrics import interval
 
 if TYPE_CHECKING:
@@ -71,9 +71,13 @@ def show_images(
 
     Raises
     ------
-    ValueError
-        If the images have another shape, or there is not one title for each.
+    TypeError, ValueError
+        If the images have another shape or type, there is not one title for each, or a setting is
+        wrong.
     """
+    check_dtype("images", images)
+    check_int("columns", columns, low=1)
+    check_number("size", size, above=0)
     if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
         raise ValueError(
             f"images must have shape (N, 1, H, W) or (N, 3, H, W), got {shape_of(images)}."
@@ -88,9 +92,9 @@ def show_images(
     )
     for axis in axes.flat:
         axis.set_axis_off()
-    for i, image in enumerate(images.detach().cpu()):
+    for i, image in enumerate(images.detach().float().cpu().numpy()):
         axis = axes.flat[i]
-        axis.imshow(image[0] if len(image) == 1 else image.permute(1, 2, 0), vmin=0, vmax=1)
+        axis.imshow(image[0] if len(image) == 1 else image.transpose(1, 2, 0), vmin=0, vmax=1)
         if titles is not None:
             axis.set_title(titles[i], fontsize=9)
     return figure
@@ -113,14 +117,19 @@ def plot_curves(
     Raises
     ------
     ValueError
-        If a curve has not M numbers for every seed.
+        If there is no curve or more than can be told apart, or one has not M numbers for every
+        seed.
     """
+    if not 1 <= len(curves) <= len(COLOURS):
+        raise ValueError(f"curves must be 1 to {len(COLOURS)}, got {len(curves)}.")
     for label, seeds in curves.items():
-        values = np.asarray(seeds, dtype=float)  # (S, M)
-        if values.ndim != 2 or values.shape[1] != len(x):
+        lengths = {len(seed) for seed in seeds}
+        if lengths != {len(x)}:
             raise ValueError(
-                f"curves[{label!r}] must have shape (seeds, {len(x)}), got {values.shape}."
+                f"curves[{label!r}] must hold {len(x)} numbers for every seed, one for each x; "
+                f"got {' or '.join(map(str, sorted(lengths))) or 'no seed'}."
             )
+        values = np.asarray(seeds, dtype=float)  # (S, M)
         found = [interval(column) for column in values.T.tolist()]
         (line,) = axis.plot(x, [f.mean for f in found], label=label)
         if len(values) > 1:

@@ -82,7 +82,13 @@ def cache_dir() -> Path:
         If the folder cannot be made; the message says which variable to set.
     """
     chosen = os.environ.get("TLCOURSE_CACHE")
-    folder = Path(chosen).expanduser() if chosen else _user_cache() / "tlcourse"
+    try:
+        folder = Path(chosen).expanduser() if chosen else _user_cache() / "tlcourse"
+    except RuntimeError as error:  # a user without a home folder, as in some containers
+        raise OSError(
+            f"No place for the cache folder {chosen or ''} ({error}) "
+            "Set TLCOURSE_CACHE to a folder that you can write to."
+        ) from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -298,11 +298,11 @@ _SQUEEZENET: dict[str, Any] = {
     "weights": "SqueezeNet 1.0 (compressed release)",
     "data": "CIFAR-10 (JPEG)",
     "size": 96,
-    "test_per_class": 200,
+    "test_per_class": 100,
     "groups": _BLOCKS,
     "finetune_rate": 3e-4,
     "rate_decay": 3.0,
-    "scratch_width": 32,
+    "scratch_width": 16,
     "scratch_rate": 2e-3,
     "weight_decay": 1e-2,
     "batch_size": 32,
@@ -310,8 +310,8 @@ _SQUEEZENET: dict[str, Any] = {
 PROBE_FULL = _SQUEEZENET | {
     "labels_per_class": [10, 50, 100, 500],
     "strengths": [1e-4, 1e-3, 1e-2, 1e-1],
-    "finetune_epochs": [40, 15, 10, 5],
-    "scratch_epochs": [100, 80, 60, 30],
+    "finetune_epochs": [20, 8, 5, 3],
+    "scratch_epochs": [100, 60, 40, 15],
 }
 PROBE_QUICK = PROBE_FULL | {
     "size": 64,
@@ -320,7 +320,7 @@ PROBE_QUICK = PROBE_FULL | {
     "scratch_epochs": [10, 8, 6, 2],
 }
 UNFREEZE_FULL = _SQUEEZENET | {
-    "labels_per_class": 200,
+    "labels_per_class": 100,
     "head_rate": 3e-3,
     "head_epochs": 15,
     "stages": ["head", "fire9", "fire8", "fires6-7", "all"],
@@ -397,7 +397,7 @@ PROBE_CIFAR10 = Experiment(
 
 UNFREEZE_CIFAR10 = Experiment(
     name="unfreeze-cifar10",
-    title="Unfreezing SqueezeNet 1.0 (compressed release) on CIFAR-10 (JPEG), 200 images a class",
+    title="Unfreezing SqueezeNet 1.0 (compressed release) on CIFAR-10 (JPEG), 100 images a class",
     chapter="methods/fine-tuning",
     unit="test accuracy, %",
     better="higher",
