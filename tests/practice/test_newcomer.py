@@ -148,8 +148,8 @@ def test_later_layers_can_be_trained_too_and_the_earlier_stay(source, twenty):
     UnfreezeSchedule(model, ["head", later]).advance()
     groups = layerwise_parameter_groups(model, [later, "head"], lr=1e-3, decay=10)
     before = snapshot(model)
-    fit(model, objective, data, optimizer=torch.optim.Adam(groups), epochs=6, batch_size=16,
-        progress=False)  # fmt: skip
+    optimizer = torch.optim.Adam(groups)
+    fit(model, objective, data, optimizer=optimizer, epochs=6, batch_size=16, progress=False)
     moved = changed(model, before)
     assert moved
     assert all(name.startswith((later, "head")) for name in moved)
