@@ -325,7 +325,7 @@ PROBE_QUICK = PROBE_FULL | {
     "scratch_epochs": [10, 8, 6, 2],
 }
 UNFREEZE_FULL = _SQUEEZENET | {
-    "labels_per_class": 100,
+    "labels_per_class": 50,
     "head_rate": 3e-3,
     "head_epochs": 15,
     "stages": ["head", "fire9", "fire8", "fires6-7", "all"],
@@ -402,7 +402,7 @@ PROBE_CIFAR10 = Experiment(
 
 UNFREEZE_CIFAR10 = Experiment(
     name="unfreeze-cifar10",
-    title="Unfreezing SqueezeNet 1.0 (compressed release) on CIFAR-10 (JPEG), 100 images a class",
+    title="Unfreezing SqueezeNet 1.0 (compressed release) on CIFAR-10 (JPEG), 50 images a class",
     chapter="methods/fine-tuning",
     unit="test accuracy, %",
     better="higher",
