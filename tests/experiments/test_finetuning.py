@@ -235,7 +235,9 @@ def test_the_strength_is_chosen_on_the_last_fifth_alone():
 
 
 def test_the_test_images_are_a_fixed_share_of_every_class(monkeypatch):
-    monkeypatch.setattr(module, "cifar10", lambda: (images(3), images(9, seed=1)))
+    pool = images(9, seed=1)
+    pool = pool.subset(pool.labels.argsort())  # class by class, as files in folders are
+    monkeypatch.setattr(module, "cifar10", lambda: (images(3), pool))
     settings = SQUEEZENET | {"test_per_class": 4}
     first, second = module._cifar10(settings), module._cifar10(settings)
     assert first["test"].labels.bincount().tolist() == [4, 4, 4]

@@ -92,6 +92,7 @@ def run(
         shutil.rmtree(folder, ignore_errors=True)
     processes.wait_for_everyone()
 
+    commit = _commit()  # of the code that was loaded, whatever happens to the files during the run
     kept = []
     for seed in seeds:
         file = folder / f"seed-{seed}.json"
@@ -109,7 +110,7 @@ def run(
                 "values": values,
                 "seconds": seconds,  # of the last part alone, if the seed was interrupted
                 "resumed": resumed,
-                "commit": _commit(),
+                "commit": commit,
             }
             if processes.is_main_process:
                 write_json(found, file)
