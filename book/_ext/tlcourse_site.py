@@ -117,9 +117,19 @@ def merge_records(
     """Every process reads the same file: nothing to merge."""
 
 
+def drop_repeated_ids(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Take away the ids that sphinx-exercise gives to every exercise and solution of a page alike."""
+    for name in ("exercise-content", "solution-content"):
+        if "body" in context:
+            context["body"] = context["body"].replace(f' id="{name}"', "")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", set_up_buttons, priority=400)
     app.connect("env-get-outdated", find_changed)
     app.connect("doctree-read", add_measured_line)
     app.connect("env-merge-info", merge_records)
+    app.connect("html-page-context", drop_repeated_ids)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -173,7 +173,11 @@ def _read_all(files: Sequence[Path], size: int) -> tuple[Tensor, Tensor, list[st
     threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
         reasons = threads.map(work, range(len(files)))
-        bar = tqdm(reasons, total=len(files), desc="read images", unit="image", leave=False)
+        # A page that is built shows what a bar leaves behind, so there it is left out.
+        hidden = os.environ.get("TLCOURSE_BUILD_SITE") == "1"
+        bar = tqdm(
+            reasons, total=len(files), desc="read images", unit="image", leave=False, disable=hidden
+        )
         for i, reason in enumerate(bar):
             if reason is not None:
                 whole[i] = False
