@@ -120,7 +120,7 @@ def merge_records(
 def drop_repeated_ids(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
-    """Take away the ids that sphinx-exercise gives to every exercise and solution of a page alike."""
+    """Take away the ids that sphinx-exercise gives to all exercises and solutions alike."""
     for name in ("exercise-content", "solution-content"):
         if "body" in context:
             context["body"] = context["body"].replace(f' id="{name}"', "")
