@@ -13,8 +13,8 @@ from sklearn.preprocessing import StandardScaler
 from torch.utils.data import TensorDataset
 
 from tlcourse.data import LabelledImages, few_per_class
+from tlcourse.experiments import common, get
 from tlcourse.experiments import finetuning as module
-from tlcourse.experiments import get
 from tlcourse.experiments.runner import run
 from tlcourse.finetuning import changed, extract_features, snapshot
 from tlcourse.models import SmallResNet, pretrained_backbone
@@ -237,9 +237,9 @@ def test_the_strength_is_chosen_on_the_last_fifth_alone():
 def test_the_test_images_are_a_fixed_share_of_every_class(monkeypatch):
     pool = images(9, seed=1)
     pool = pool.subset(pool.labels.argsort())  # class by class, as files in folders are
-    monkeypatch.setattr(module, "cifar10", lambda: (images(3), pool))
+    monkeypatch.setattr(common, "cifar10", lambda: (images(3), pool))
     settings = SQUEEZENET | {"test_per_class": 4}
-    first, second = module._cifar10(settings), module._cifar10(settings)
+    first, second = common.load_cifar10(settings), common.load_cifar10(settings)
     assert first["test"].labels.bincount().tolist() == [4, 4, 4]
     assert first["test"].fingerprint() == second["test"].fingerprint()
     assert first["train"].fingerprint() == images(3).fingerprint()
@@ -247,9 +247,9 @@ def test_the_test_images_are_a_fixed_share_of_every_class(monkeypatch):
 
 def test_other_data_or_weights_than_the_recorded_are_said(monkeypatch):
     original = images(3, name="CIFAR-10")
-    monkeypatch.setattr(module, "cifar10", lambda: (original, original))
+    monkeypatch.setattr(common, "cifar10", lambda: (original, original))
     with pytest.warns(UserWarning, match=r"data: CIFAR-10\. .* CIFAR-10 \(JPEG\)"):
-        module._cifar10(SQUEEZENET | {"test_per_class": 1})
+        common.load_cifar10(SQUEEZENET | {"test_per_class": 1})
     with pytest.warns(UserWarning, match=r"weights: SqueezeNet 1.0 \(random weights\)"):
         module._imagenet_features(module.PROBE_FULL)
     with warnings.catch_warnings():

@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from tlcourse.data import LabelledImages
 from tlcourse.experiments import Experiment, Row, load_result, results_dir, run
+from tlcourse.experiments import experiment as experiment_module
 from tlcourse.experiments import runner as runner_module
 from tlcourse.training import fit
 
@@ -410,3 +411,16 @@ def test_the_file_is_read_where_it_was_written(tmp_path):
     result = go(Tiny().experiment, tmp_path / "a" / "b", seeds=[3])
     assert load_result("tiny", profile="quick", folder=tmp_path / "a" / "b") == result
     assert not (results_dir() / "tiny-quick.json").exists()
+
+
+@pytest.mark.parametrize(("gpu", "samples"), [(True, 40), (False, 8)])
+def test_a_schedule_that_needs_a_gpu_has_a_shorter_one(tmp_path, monkeypatch, gpu, samples):
+    short = SETTINGS | {"samples": 8, "schedule": "8 samples, for a machine without a GPU"}
+    settings = {"full": SETTINGS | {"samples": 40}, "full, without a GPU": short}
+    experiment, said = Tiny(settings=settings).experiment, []
+    monkeypatch.setattr(experiment_module.torch.cuda, "is_available", lambda: gpu)
+    assert experiment.settings_for("full")["samples"] == samples
+    if not gpu:  # a run takes them too, says so, and its file holds them
+        result = go(experiment, tmp_path, profile="full", seeds=[0], say=said.append)
+        assert any(short["schedule"] in line for line in said)
+        assert result.record["settings"] == short

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from tlcourse.data import LabelledImages, digits, mnist, random_shift
+from tlcourse.data import random_shift
 from tlcourse.distillation import CachedTeacher, distillation_loss
+from tlcourse.experiments.common import cross_entropy, load_digits, load_mnist
 from tlcourse.experiments.experiment import Data, Experiment, Row, Settings
 from tlcourse.metrics import predict
 from tlcourse.models import MLP, SmallResNet
@@ -92,12 +92,6 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
         "corrected": error(after, test.labels),
         "corrected-on-3": error(after[threes], test.labels[threes]),
     }
-
-
-def cross_entropy(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-    """Return the plain objective, the cross-entropy with the labels."""
-    images, labels = batch
-    return F.cross_entropy(model(images), labels)
 
 
 def raise_bias(logits: Tensor, class_index: int, amount: float) -> Tensor:
@@ -184,14 +178,6 @@ DIGITS = {
 }
 
 
-def _mnist(_: Settings) -> dict[str, LabelledImages]:
-    return dict(zip(("train", "test"), mnist(), strict=True))
-
-
-def _digits(settings: Settings) -> dict[str, LabelledImages]:
-    return dict(zip(("train", "test"), digits(size=settings["size"]), strict=True))
-
-
 KD_MNIST = Experiment(
     name="kd-mnist",
     title="Distilling a 2x1200 perceptron with dropout into a 2x800 one on MNIST",
@@ -202,7 +188,7 @@ KD_MNIST = Experiment(
     source="Hinton, Vinyals and Dean (2015), section 3; the lecture's table has the first three",
     settings={"quick": MNIST_QUICK, "full": MNIST_FULL},
     seeds={"quick": 1, "full": 3},
-    load=_mnist,
+    load=load_mnist,
     run_seed=run_seed,
 )
 
@@ -216,6 +202,6 @@ KD_DIGITS = Experiment(
     source="",
     settings={"quick": DIGITS, "full": DIGITS},
     seeds={"quick": 3, "full": 10},
-    load=_digits,
+    load=load_digits,
     run_seed=run_seed,
 )

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from tlcourse.data import random_shift
 from tlcourse.distillation import distillation_loss
-from tlcourse.experiments.distillation import KD_MNIST, cross_entropy, error
+from tlcourse.experiments.common import cross_entropy
+from tlcourse.experiments.distillation import KD_MNIST, error
 from tlcourse.experiments.experiment import Data, Experiment, Row, Settings
 from tlcourse.metrics import predict
 from tlcourse.models import MLP

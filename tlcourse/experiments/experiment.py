@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tlcourse.data import LabelledImages
 
 Data = Mapping[str, LabelledImages]
 Settings = Mapping[str, Any]
+WITHOUT_GPU = ", without a GPU"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Experiment:
         Where the rows' ``paper`` figures stand.
     settings
         For each profile, a dict of JSON values, all that a run depends on beside seed and data.
+        What would take days without a GPU may have a ``"full, without a GPU"`` too, with a shorter
+        schedule that its ``"schedule"`` describes in words; see `settings_for`.
     seeds
         For each profile, how many seeds (0, 1, ...) are run unless others are asked for.
     load
@@ -75,3 +80,10 @@ class Experiment:
     seeds: Mapping[str, int]
     load: Callable[[Settings], Data]
     run_seed: Callable[[Data, Settings, int, Path], Mapping[str, float]]
+
+    def settings_for(self, profile: str) -> Settings:
+        """Return the profile's settings; on a machine without a GPU, the shorter ones if any."""
+        shorter = self.settings.get(f"{profile}{WITHOUT_GPU}")
+        if shorter is not None and not torch.cuda.is_available():
+            return shorter
+        return self.settings[profile]

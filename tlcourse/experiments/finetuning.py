@@ -15,20 +15,24 @@ fixed beforehand with another draw of training images.
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from tlcourse.data import LabelledImages, cifar10, digits, few_per_class, random_crop_flip
+from tlcourse.data import LabelledImages, few_per_class, random_crop_flip
+from tlcourse.experiments.common import (
+    cross_entropy,
+    load_cifar10,
+    load_digits,
+    per_cent,
+    say_if_other,
+)
 from tlcourse.experiments.experiment import Data, Experiment, Row, Settings
 from tlcourse.finetuning import UnfreezeSchedule, extract_features, layerwise_parameter_groups
-from tlcourse.metrics import accuracy
 from tlcourse.models import Classifier, SmallResNet, pretrained_backbone
 from tlcourse.models.pretrained import Backbone
 from tlcourse.source import glyph_network
@@ -251,40 +255,10 @@ def from_scratch(
     return model
 
 
-def cross_entropy(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-    """Return the cross-entropy of the model's logits with the labels."""
-    inputs, labels = batch
-    return F.cross_entropy(model(inputs), labels)
-
-
-def per_cent(model: nn.Module, test: TensorDataset) -> float:
-    """Return the accuracy in per cent."""
-    return 100.0 * accuracy(model, test)
-
-
 def _imagenet_features(settings: Settings) -> Resized:
     backbone = pretrained_backbone(settings["network"])
-    _say_if_other("weights", backbone.weights_name, settings["weights"])
+    say_if_other("weights", backbone.weights_name, settings["weights"])
     return Resized(backbone, settings["size"])
-
-
-def _cifar10(settings: Settings) -> dict[str, LabelledImages]:
-    train, test = cifar10()
-    _say_if_other("data", train.name, settings["data"])
-    return {"train": train, "test": few_per_class(test, settings["test_per_class"], seed=0)}
-
-
-def _digits(settings: Settings) -> dict[str, LabelledImages]:
-    return dict(zip(("train", "test"), digits(size=settings["size"]), strict=True))
-
-
-def _say_if_other(what: str, found: str, named: str) -> None:
-    if found != named:
-        warnings.warn(
-            f"This run's {what}: {found}. The title and the settings name those of the recorded "
-            f"result, {named}; the numbers will differ a little.",
-            stacklevel=3,
-        )
 
 
 # --- the settings ---------------------------------------------------------------------------------
@@ -396,7 +370,7 @@ PROBE_CIFAR10 = Experiment(
     source="",
     settings={"quick": PROBE_QUICK, "full": PROBE_FULL},
     seeds={"quick": 1, "full": 3},
-    load=_cifar10,
+    load=load_cifar10,
     run_seed=run_probe,
 )
 
@@ -410,7 +384,7 @@ UNFREEZE_CIFAR10 = Experiment(
     source="Fayiz et al., NMA 2022 report, Results: ResNet-18, tuned on CIFAR-10",
     settings={"quick": UNFREEZE_QUICK, "full": UNFREEZE_FULL},
     seeds={"quick": 1, "full": 3},
-    load=_cifar10,
+    load=load_cifar10,
     run_seed=run_unfreeze,
 )
 
@@ -424,6 +398,6 @@ FINETUNE_DIGITS = Experiment(
     source="",
     settings={"quick": DIGITS, "full": DIGITS},
     seeds={"quick": 3, "full": 10},
-    load=_digits,
+    load=load_digits,
     run_seed=run_digits,
 )

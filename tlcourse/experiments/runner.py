@@ -82,8 +82,10 @@ def run(
     processes = PartialState()
     if processes.is_main_process:
         _make_folder(out)  # a bad folder fails now, not after the last seed
-    settings = dict(experiment.settings[profile])
+    settings = dict(experiment.settings_for(profile))
     say(f"{experiment.name} ({profile}): loading data")
+    if "schedule" in settings:
+        say(f"{experiment.name} ({profile}): {settings['schedule']}")
     data = experiment.load(settings)
     fingerprints = {name: dataset.fingerprint() for name, dataset in data.items()}
     key = _key(experiment, settings, fingerprints)
