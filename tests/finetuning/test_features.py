@@ -290,3 +290,21 @@ def test_bad_settings(backbone, data):
         extract_features(backbone, data, batch_size=2.5)
     with pytest.raises(RuntimeError, match="device"):
         extract_features(backbone, data, device="gpu")
+
+
+@pytest.mark.parametrize(("side", "largest"), [(8, 256), (64, 42), (224, 3), (1000, 1)])
+def test_without_a_batch_size_a_cpu_runs_few_large_images_at_a_time(side, largest):
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.sizes = []
+
+        def forward(self, x):
+            self.sizes.append(len(x))
+            return x.mean((2, 3))
+
+    n = largest + 2
+    images, pooled = torch.zeros(1, 3, side, side).expand(n, -1, -1, -1), Pooled()
+    extract_features(pooled, TensorDataset(images, torch.zeros(n).long()))
+    assert pooled.sizes[0] == largest
+    assert sum(pooled.sizes) == n

@@ -141,14 +141,15 @@ def distillation_loss(
         n_samples, n_classes = student_logits.shape
         check_targets("targets", targets, n_samples=n_samples, n_classes=n_classes)
 
-    # A mean is one sum over both dimensions divided by N; "none" keeps the samples apart.
-    dims, n = ((0, 1), len(student_logits)) if reduction == "mean" else ((1,), 1)
-    v = teacher_logits.detach() / temperature  # (N, K)
+    v = teacher_logits.detach()  # (N, K)
+    p_T = torch.softmax(v / temperature, dim=1)  # (N, K)
     log_q_T = torch.log_softmax(student_logits / temperature, dim=1)  # (N, K)
     if divergence == "kl":
-        log_q_T = log_q_T - torch.log_softmax(v, dim=1)  # CE(p, q) - H(p) = -sum p log(q / p)
-    minus_p_T = torch.softmax(v, dim=1).mul_(-(temperature**2) / n)  # (N, K), with T^2 and 1/N
-    loss = (minus_p_T * log_q_T).sum(dims)  # T^2 CE(p_T, q_T); shape () or (N,)
+        log_q_T = log_q_T - torch.log_softmax(v / temperature, dim=1)  # CE(p, q) - H(p)
+    if reduction == "mean":  # one dot product, which never stores the (N, K) products
+        loss = torch.dot(p_T.flatten(), log_q_T.flatten()) * (-(temperature**2) / len(p_T))
+    else:
+        loss = (p_T * log_q_T).sum(1) * -(temperature**2)  # (N,)
     if targets is not None:
         hard = F.cross_entropy(student_logits, targets, reduction=reduction)
         loss = torch.lerp(hard, loss, alpha)  # (1 - alpha) hard + alpha T^2 soft
