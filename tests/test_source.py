@@ -74,7 +74,8 @@ def test_the_key_holds_settings_code_and_data(monkeypatch):
     source._key(SMALL)
     assert {
         "_train",
-        "tlcourse.training",
+        "tlcourse.training.loop",
+        "tlcourse.training.batches",
         "tlcourse.models.classifier",
         "tlcourse.models.small_resnet",
         "tlcourse.data.augment",

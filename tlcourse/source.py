@@ -108,11 +108,12 @@ def _path(settings: dict[str, Any]) -> Path:
 
 def _key(settings: dict[str, Any]) -> str:
     """Return a hash of what decides the weights: code, settings, and what draws the data."""
-    from tlcourse import training
     from tlcourse.data import augment, glyphs
     from tlcourse.models import classifier, small_resnet
+    from tlcourse.training import batches, loop, schedules
 
-    modules = (training, classifier, small_resnet, augment, inspect.getmodule(glyphs))
+    training = (loop, batches, schedules)
+    modules = (*training, classifier, small_resnet, augment, inspect.getmodule(glyphs))
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(inspect.getsource(_train).encode())
     for module in modules:

@@ -190,10 +190,10 @@ def cached_features() -> list[Row]:
     images = 0.5 * pictures + 0.5 * noise
     torch.manual_seed(0)
     network = pretrained_backbone("squeezenet1_0", weights=None).eval().requires_grad_(False)
-    backbone = nn.Sequential(network, nn.Linear(network.n_features, network.n_features, bias=False))
+    scale = nn.Linear(network.n_features, network.n_features, bias=False)
     with torch.no_grad():
-        backbone[1].weight.copy_(torch.eye(network.n_features) / network(images[:8]).std())
-    backbone.eval().requires_grad_(False)
+        scale.weight.copy_(torch.eye(network.n_features) / network(images[:8]).std())
+    backbone = nn.Sequential(network, scale).eval().requires_grad_(False)
     start = nn.Linear(network.n_features, 2).state_dict()
 
     def learn(

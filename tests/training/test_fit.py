@@ -566,7 +566,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("every", [1, 5, 50])
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, value, every):
-    monkeypatch.setattr("tlcourse.training._reading_interval", lambda _device: every)
+    monkeypatch.setattr("tlcourse.training.loop._reading_interval", lambda _device: every)
     calls = iter(range(1, 1000))
 
     def poisoned(model, batch):
