@@ -371,7 +371,7 @@ def test_a_run_that_was_interrupted_is_marked(tmp_path):
 def test_the_hardware(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert runner_module._hardware().startswith(f"CPU, {torch.get_num_threads()} threads")
+    assert runner_module._hardware().startswith(f"CPU, {torch.get_num_threads()} thread")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert runner_module._hardware() == "Apple MPS"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

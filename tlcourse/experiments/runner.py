@@ -226,7 +226,8 @@ def _hardware() -> str:
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     if torch.backends.mps.is_available():
         return "Apple MPS"
-    return f"CPU, {torch.get_num_threads()} threads, {platform.machine()}"
+    n = torch.get_num_threads()
+    return f"CPU, {n} thread{'s' if n != 1 else ''}, {platform.machine()}"
 
 
 def _commit() -> str:
