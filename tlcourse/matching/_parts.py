@@ -1,0 +1,114 @@
+"""What the methods of this family share: checks of paired activations, eval mode for a while."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tlcourse._checks import check_dtype, check_float_tensor, shape_of
+
+Function = Callable[[Tensor], Tensor]
+
+
+def check_sequence(name: str, value: Sequence[Tensor]) -> None:
+    """Raise unless ``value`` is a list or tuple of one or more floating-point tensors."""
+    if isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} must be a sequence of activations, got one Tensor of shape {shape_of(value)}. "
+            "Put it into a list."
+        )
+    if isinstance(value, Mapping):
+        raise TypeError(
+            f"{name} must be a sequence of activations, got a {type(value).__name__}. "
+            "Pass list(activations.values())."
+        )
+    if not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be a sequence of activations, got {type(value).__name__}.")
+    if len(value) == 0:
+        raise ValueError(f"{name} is empty: give the activations of one layer or more.")
+    for j, activation in enumerate(value):
+        check_dtype(f"{name}[{j}]", activation)
+
+
+def check_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+    """Raise unless both are sequences of tensors, one for one, of batches of one size."""
+    check_sequence("student", student)
+    check_sequence("teacher", teacher)
+    if len(student) != len(teacher):
+        raise ValueError(
+            "student and teacher must have the same number of layers, which are matched one to "
+            f"one; got {len(student)} and {len(teacher)}."
+        )
+    for j, (s, t) in enumerate(zip(student, teacher, strict=True)):
+        if s.ndim == 0 or t.ndim == 0 or len(s) != len(t) or len(s) == 0:
+            raise ValueError(
+                f"student[{j}] and teacher[{j}] must hold the same batch of 1 sample or more, got "
+                f"shapes {shape_of(s)} and {shape_of(t)}."
+            )
+
+
+def check_finite(loss: Tensor, **tensors: Tensor | Sequence[Tensor]) -> None:
+    """Raise if the loss is not finite, and name the tensor that brought it in.
+
+    A NaN or an infinite value always reaches the loss. So one number is looked at in a good step
+    instead of every activation.
+    """
+    if math.isfinite(loss.item()):
+        return
+    for name, value in tensors.items():
+        if isinstance(value, Tensor):
+            check_float_tensor(name, value)
+        else:
+            for j, tensor in enumerate(value):
+                check_float_tensor(f"{name}[{j}]", tensor)
+    raise ValueError(
+        f"The loss is not finite though its inputs are: their squares overflow {loss.dtype}. "
+        "Look at the learning rate, or scale the activations."
+    )
+
+
+def check_batch(x: Tensor) -> None:
+    """Raise unless ``x`` is a batch (N, ...) of finite floating-point numbers, N >= 1."""
+    check_float_tensor("x", x)
+    if x.ndim < 2 or x.numel() == 0:
+        raise ValueError(f"x must be a batch of shape (N, ...), N >= 1; got {shape_of(x)}.")
+
+
+def check_depends(name: str, output: Tensor) -> None:
+    """Raise unless autograd can go back from the output to the input."""
+    check_dtype(name, output)
+    if not output.requires_grad:
+        raise ValueError(
+            f"{name} does not depend on x for autograd, so it has no derivative there. It must be "
+            "computed from x by differentiable operations, without detach() or torch.no_grad()."
+        )
+
+
+@contextlib.contextmanager
+def evaluating(network: Function) -> Iterator[None]:
+    """Put a module into eval mode for a while; every submodule gets its own mode back.
+
+    Otherwise a teacher in training mode would change its BatchNorm statistics at every look. A
+    plain function is left alone.
+    """
+    modules = list(network.modules()) if isinstance(network, nn.Module) else []
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+def input_gradient(output: Tensor, x: Tensor, v: Tensor, *, keep_graph: bool) -> Tensor:
+    """Return the rows v J of each sample's Jacobian, (N, D); the samples must be independent."""
+    (gradient,) = torch.autograd.grad(
+        output, x, v, create_graph=keep_graph, retain_graph=True, materialize_grads=True
+    )
+    return gradient.flatten(1)  # (N, ...) -> (N, D)
