@@ -26,9 +26,9 @@ def rows(root=None) -> dict[str, DataRow]:
 
 def test_a_fresh_machine(alone, torch_home):
     found = rows()
-    assert list(found) == ["digits", "glyphs", "mnist", "cifar10", "imagenet"]
-    assert [row.kind for row in found.values()] == ["embedded"] * 2 + ["real"] * 2 + ["weights"]
-    assert [row.state for row in found.values()] == ["ready"] * 2 + ["missing"] * 3
+    assert list(found) == ["digits", "glyphs", "scenes", "mnist", "cifar10", "imagenet"]
+    assert [row.kind for row in found.values()] == ["embedded"] * 3 + ["real"] * 2 + ["weights"]
+    assert [row.state for row in found.values()] == ["ready"] * 3 + ["missing"] * 3
     assert found["mnist"].where == str(alone / "data")
     assert found["mnist"].size == "12 MB to download"
     assert found["cifar10"].size == "170 MB to download"
@@ -96,7 +96,7 @@ def test_status_makes_and_fetches_nothing(monkeypatch, nowhere, alone):
     assert not (alone / "data").exists()
 
 
-@pytest.mark.parametrize("name", ["digits", "glyphs"])
+@pytest.mark.parametrize("name", ["digits", "glyphs", "scenes"])
 def test_embedded_sets_need_nothing(name):
     row = fetch(name)
     assert row.state == "ready"

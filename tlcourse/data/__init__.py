@@ -1,8 +1,9 @@
 """Data sets, all in one form: images, labels and the names of the classes.
 
-Embedded, on every machine: :func:`digits` (handwritten, the target) and :func:`glyphs` (printed,
-the source). Real: :func:`mnist` and :func:`cifar10`, found on this machine or downloaded. A
-reader's own: :func:`image_folder`. Nothing is fetched, and no large library loaded, at import.
+Embedded, on every machine: :func:`digits` (handwritten, the target), :func:`glyphs` (printed, the
+source) and :func:`scenes` (several tasks on one image). Real: :func:`mnist` and :func:`cifar10`,
+found on this machine or downloaded. A reader's own: :func:`image_folder`. Nothing is fetched, and
+no large library loaded, at import.
 """
 
 from tlcourse.data.augment import random_crop_flip, random_shift
@@ -12,11 +13,13 @@ from tlcourse.data.folder import image_folder, load_image
 from tlcourse.data.glyphs import glyphs
 from tlcourse.data.labelled import LabelledImages, few_per_class
 from tlcourse.data.mnist import mnist
+from tlcourse.data.scenes import Scenes, scenes
 from tlcourse.data.status import DataRow, fetch, status
 
 __all__ = [
     "DataRow",
     "LabelledImages",
+    "Scenes",
     "cifar10",
     "digits",
     "fetch",
@@ -27,5 +30,6 @@ __all__ = [
     "mnist",
     "random_crop_flip",
     "random_shift",
+    "scenes",
     "status",
 ]

@@ -15,6 +15,7 @@ from tlcourse.data.store import in_words, places
 EMBEDDED = {
     "digits": ("inside scikit-learn", "1,797 images"),
     "glyphs": ("drawn from Matplotlib's fonts", "as many as asked for"),
+    "scenes": ("put together from scikit-learn's digits", "as many as asked for"),
 }
 REAL = ("mnist", "cifar10")
 
