@@ -35,7 +35,12 @@ PROBE = SQUEEZENET | {
 UNFREEZE = (
     module.UNFREEZE_QUICK
     | SQUEEZENET
-    | {"labels_per_class": 3, "head_epochs": 3, "stage_epochs": [1] * 4, "scratch_epochs": 1}
+    | {
+        "labels_per_class": 3,
+        "strengths": [0.01, 1.0],
+        "stage_epochs": [1] * 4,
+        "scratch_epochs": 1,
+    }
 )
 DIGITS = module.DIGITS | {"scratch_width": 4, "labels_per_class": [1, 2], "epochs": [3, 3]}
 
@@ -149,8 +154,7 @@ def test_unfreezing_goes_layer_by_layer_from_the_end(tmp_path, fits):
         return {int(n.split(".")[3]) for n in moved if n.startswith("backbone.net.features.")}
 
     stages = {name: layers(moved) for name, moved, _ in fits}
-    assert {n for n, _, _ in fits} == {"head", "fire9", "fire8", "fires6-7", "all", "scratch"}
-    assert stages["head"] == set()
+    assert {n for n, _, _ in fits} == {"fire9", "fire8", "fires6-7", "all", "scratch"}
     assert stages["fire9"] == {12}
     assert stages["fire8"] == {10, 12}
     assert stages["fires6-7"] == {8, 9, 10, 12}
@@ -178,6 +182,14 @@ def test_fine_tuning_starts_at_the_head_of_the_probe(tmp_path, monkeypatch):
     found = module.run_probe(tiny("probe-cifar10").load({}), PROBE, 0, tmp_path)
     assert found["finetune-2"] == found["probe-2"]
     assert found["finetune-5"] == found["probe-5"]
+
+
+def test_unfreezing_starts_at_the_head_of_a_probe(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "fit", lambda *_, **__: None)
+    data = tiny("unfreeze-cifar10").load({})
+    found = module.run_unfreeze(data, UNFREEZE, 0, tmp_path)
+    probe = module.run_probe(data, PROBE | {"labels_per_class": [3, 5]}, 0, tmp_path)
+    assert {found[name] for name in UNFREEZE["stages"]} == {probe["probe-3"]}
 
 
 def test_a_seed_draws_its_own_images_and_never_test_images(tmp_path, monkeypatch):

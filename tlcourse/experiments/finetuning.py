@@ -75,15 +75,11 @@ def run_probe(data: Data, settings: Settings, seed: int, folder: Path) -> dict[s
 
 
 def run_unfreeze(data: Data, settings: Settings, seed: int, folder: Path) -> dict[str, float]:
-    """Train the head alone, then unfreeze layer by layer from the end."""
+    """Find the head on the frozen features, then unfreeze layer by layer from the end."""
     few, test = few_per_class(data["train"], settings["labels_per_class"], seed=seed), data["test"]
     backbone = _imagenet_features(settings)
-    # Without augmentation the head learns on cached features what it would in the network, frozen.
-    features = extract_features(backbone, few)
-    model = Classifier(backbone, few.n_classes)
-    head_rate, epochs = settings["head_rate"], settings["head_epochs"]
-    head_group = [{"params": list(model.head.parameters()), "lr": head_rate}]
-    train(model.head, head_group, features, settings, epochs, seed, folder / "head.safetensors")
+    head = linear_head(extract_features(backbone, few), settings["strengths"])
+    model = with_head(backbone, head)
     found = {"head": per_cent(model, test)}
 
     names, groups = settings["stages"], settings["groups"]
@@ -299,12 +295,11 @@ PROBE_QUICK = PROBE_FULL | {
     "scratch_epochs": [10, 8, 6, 2],
 }
 UNFREEZE_FULL = _SQUEEZENET | {
-    "labels_per_class": 50,
-    "head_rate": 3e-3,
-    "head_epochs": 15,
+    "labels_per_class": 200,
+    "strengths": PROBE_FULL["strengths"],
     "stages": ["head", "fire9", "fire8", "fires6-7", "all"],
-    "stage_epochs": [10, 10, 5, 5],
-    "scratch_epochs": 40,
+    "stage_epochs": [4, 4, 4, 4],
+    "scratch_epochs": 30,
 }
 UNFREEZE_QUICK = UNFREEZE_FULL | {
     "size": 64,
@@ -376,7 +371,7 @@ PROBE_CIFAR10 = Experiment(
 
 UNFREEZE_CIFAR10 = Experiment(
     name="unfreeze-cifar10",
-    title="Unfreezing SqueezeNet 1.0 (compressed release) on CIFAR-10 (JPEG), 50 images a class",
+    title="Unfreezing SqueezeNet 1.0 (compressed release) on CIFAR-10 (JPEG), 200 images a class",
     chapter="methods/fine-tuning",
     unit="test accuracy, %",
     better="higher",
