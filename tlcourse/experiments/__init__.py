@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tlcourse._checks import check_choice
+from tlcourse.experiments.continual import FORGETTING_CIFAR10, FORGETTING_DIGITS
 from tlcourse.experiments.distillation import KD_DIGITS, KD_MNIST
 from tlcourse.experiments.distillation_jitter import KD_MNIST_JITTER
 from tlcourse.experiments.experiment import Experiment, Row
@@ -19,6 +20,8 @@ EXPERIMENTS = {
         PROBE_CIFAR10,
         UNFREEZE_CIFAR10,
         FINETUNE_DIGITS,
+        FORGETTING_DIGITS,
+        FORGETTING_CIFAR10,
     )
 }
 
