@@ -8,6 +8,7 @@ from tlcourse.experiments.distillation import KD_DIGITS, KD_MNIST
 from tlcourse.experiments.distillation_jitter import KD_MNIST_JITTER
 from tlcourse.experiments.experiment import Experiment, Row
 from tlcourse.experiments.finetuning import FINETUNE_DIGITS, PROBE_CIFAR10, UNFREEZE_CIFAR10
+from tlcourse.experiments.lwf import LWF, LWF_MNIST
 from tlcourse.experiments.results import Result, ResultRow, load_result, results_dir
 from tlcourse.experiments.runner import run
 
@@ -22,6 +23,8 @@ EXPERIMENTS = {
         FINETUNE_DIGITS,
         FORGETTING_DIGITS,
         FORGETTING_CIFAR10,
+        LWF,
+        LWF_MNIST,
     )
 }
 
