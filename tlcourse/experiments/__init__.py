@@ -8,7 +8,9 @@ from tlcourse.experiments.distillation import KD_DIGITS, KD_MNIST
 from tlcourse.experiments.distillation_jitter import KD_MNIST_JITTER
 from tlcourse.experiments.experiment import Experiment, Row
 from tlcourse.experiments.finetuning import FINETUNE_DIGITS, PROBE_CIFAR10, UNFREEZE_CIFAR10
+from tlcourse.experiments.jacobian import JACOBIAN_FEW_DATA
 from tlcourse.experiments.lwf import LWF, LWF_MNIST
+from tlcourse.experiments.matching import AT_CIFAR10, AT_DIGITS
 from tlcourse.experiments.results import Result, ResultRow, load_result, results_dir
 from tlcourse.experiments.runner import run
 
@@ -25,6 +27,9 @@ EXPERIMENTS = {
         FORGETTING_CIFAR10,
         LWF,
         LWF_MNIST,
+        AT_DIGITS,
+        AT_CIFAR10,
+        JACOBIAN_FEW_DATA,
     )
 }
 
