@@ -148,6 +148,22 @@ def test_subset(sets):
         train.subset([60])
 
 
+def test_coarse_classes(sets):
+    train, _ = sets
+    coarse = train.coarse()
+    assert coarse.classes == ("background", "digit", "disc", "square", "triangle")
+    for fine, name in enumerate(CLASSES):
+        at = coarse.classes.index("digit" if name.isdigit() else name)
+        assert (coarse.segmentation[train.segmentation == fine] == at).all()
+    for few, many in zip(coarse.labels, train.labels, strict=True):
+        names = ["digit" if CLASSES[k].isdigit() else CLASSES[k] for k in many]
+        assert [coarse.classes[k] for k in few] == names
+    assert torch.equal(coarse.images, train.images)
+    assert coarse.fingerprint() != train.fingerprint()
+    assert coarse.coarse() is coarse
+    assert coarse.subset([3]).classes == coarse.classes
+
+
 @pytest.mark.parametrize("part", range(6))
 def test_the_fingerprint_sees_every_tensor(sets, part):
     train, _ = sets

@@ -22,6 +22,7 @@ from tlcourse.data.labelled import _positions
 
 SHAPES = ("disc", "square", "triangle")
 CLASSES = ("background", *"0123456789", *SHAPES)
+COARSE = ("background", "digit", *SHAPES)
 SPRITE = 32  # side in pixels at which an object is kept before it is placed
 MOST = 4  # objects of a scene, at most; at least 2
 BLOCK = 250  # scenes drawn together; more would only take more memory
@@ -51,6 +52,8 @@ class Scenes(TensorDataset):
         pixels; rows beyond a scene's objects are 0.
     labels
         (N, M), int64: the classes of the objects, -1 in the rows beyond them.
+    classes
+        Their names, the background first.
 
     Raises
     ------
@@ -75,6 +78,7 @@ class Scenes(TensorDataset):
         inverse_depth: Tensor,
         boxes: Tensor,
         labels: Tensor,
+        classes: Sequence[str] = CLASSES,
     ) -> None:
         _check("images", images, torch.float32, (None, 1, None, None))
         n, _, height, width = images.shape
@@ -85,7 +89,7 @@ class Scenes(TensorDataset):
         _check("boxes", boxes, torch.float32, (n, labels.shape[1], 4))
         super().__init__(images, segmentation, instances, inverse_depth)
         self._boxes, self._labels = boxes, labels
-        self.classes = CLASSES
+        self.classes = tuple(classes)
         self.name = "scenes"
 
     @property
@@ -138,7 +142,23 @@ class Scenes(TensorDataset):
         """
         chosen = _positions(indices, len(self))
         tensors = (t[chosen] for t in (*self.tensors, self._boxes, self._labels))
-        return Scenes(*tensors)
+        return Scenes(*tensors, self.classes)
+
+    def coarse(self) -> Scenes:
+        """Return the same scenes with one class for all ten digits: five classes instead of 14.
+
+        Examples
+        --------
+        >>> train, _ = scenes(2, 1)
+        >>> train.coarse().classes
+        ('background', 'digit', 'disc', 'square', 'triangle')
+        """
+        if self.classes == COARSE:
+            return self
+        coarser = torch.tensor([0] + [1] * 10 + [2, 3, 4])
+        labels = torch.where(self._labels < 0, -1, coarser[self._labels.clamp(min=0)])
+        images, segmentation, *rest = self.tensors
+        return Scenes(images, coarser[segmentation], *rest, self._boxes, labels, COARSE)
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that change with any pixel, answer or box."""

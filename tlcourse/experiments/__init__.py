@@ -11,8 +11,10 @@ from tlcourse.experiments.finetuning import FINETUNE_DIGITS, PROBE_CIFAR10, UNFR
 from tlcourse.experiments.jacobian import JACOBIAN_FEW_DATA
 from tlcourse.experiments.lwf import LWF, LWF_MNIST
 from tlcourse.experiments.matching import AT_CIFAR10, AT_DIGITS
+from tlcourse.experiments.multitask import UNCERTAINTY_SCENES
 from tlcourse.experiments.results import Result, ResultRow, load_result, results_dir
 from tlcourse.experiments.runner import run
+from tlcourse.experiments.selective import SELECTIVE_JOINT, SELECTIVE_JOINT_CIFAR10
 
 EXPERIMENTS = {
     experiment.name: experiment
@@ -27,6 +29,9 @@ EXPERIMENTS = {
         FORGETTING_CIFAR10,
         LWF,
         LWF_MNIST,
+        UNCERTAINTY_SCENES,
+        SELECTIVE_JOINT,
+        SELECTIVE_JOINT_CIFAR10,
         AT_DIGITS,
         AT_CIFAR10,
         JACOBIAN_FEW_DATA,

@@ -12,12 +12,14 @@ from tlcourse.multitask.derivation import (
 from tlcourse.multitask.descriptors import BinEdges, describe, fit_bin_edges, histogram_distance
 from tlcourse.multitask.filters import ConvBank, GaborBank, Responses
 from tlcourse.multitask.joint import JointFineTuning, SelectiveJointFineTuning, next_neighbours
+from tlcourse.multitask.network import DenseNetwork, dense_losses
 from tlcourse.multitask.retrieval import DescriptorIndex, Retrieval, retrieve, root_embedding
 from tlcourse.multitask.uncertainty import UncertaintyWeighting, optimal_log_variances
 
 __all__ = [
     "BinEdges",
     "ConvBank",
+    "DenseNetwork",
     "DescriptorIndex",
     "GaborBank",
     "JointFineTuning",
@@ -29,6 +31,7 @@ __all__ = [
     "UncertaintyWeighting",
     "check_likelihood",
     "classification_nll",
+    "dense_losses",
     "describe",
     "fit_bin_edges",
     "histogram_distance",

@@ -1,0 +1,292 @@
+"""The multi-task experiments on tiny data: rows, weights, selections, and resuming."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from tlcourse.data import LabelledImages, scenes
+from tlcourse.experiments import get, multitask, selective
+from tlcourse.experiments.runner import run
+from tlcourse.models import SmallResNet
+from tlcourse.multitask import JointFineTuning, SelectiveJointFineTuning
+
+SCENES = multitask.SCENES | {"width": 2, "epochs": 3, "n_scenes": [24, 8, 8], "size": 24}
+SELECTIVE = selective.DIGITS | {
+    "labels_per_class": 2,
+    "epochs": 4,
+    "rounds": 2,
+    "width": 4,
+    "most": 12,
+    "bins": 8,
+    "retrieval": {"start": 2, "if_wrong": 4, "if_uncertain": 1, "entropy_threshold": 0.1},
+}
+CIFAR10 = SELECTIVE | {"source_rate": 1e-3, "source_epochs": 1}
+NAMES = ("uncertainty-scenes", "selective-joint", "selective-joint-cifar10")
+
+
+def images(n_per_class, n_classes, *, channels=1, seed=0):
+    """Noise with a brightness of its own for each class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n_per_class * n_classes) % n_classes
+    noise = torch.rand(len(labels), channels, 32, 32, generator=generator)
+    pixels = 0.6 * noise + 0.4 * labels[:, None, None, None] / n_classes
+    return LabelledImages(pixels, labels, tuple("abcdefghij"[:n_classes]), "CIFAR-10 (JPEG)")
+
+
+@pytest.fixture(autouse=True)
+def small_source(monkeypatch, tmp_path):
+    def network(*, progress):
+        with torch.random.fork_rng():
+            torch.manual_seed(9)
+            return SmallResNet(4, width=4).eval()
+
+    monkeypatch.setattr(selective, "glyph_network", network)
+    monkeypatch.setenv("TLCOURSE_CACHE", str(tmp_path / "cache"))
+
+
+def tiny(name):
+    if name == "uncertainty-scenes":
+        train, test = scenes(24, 8, size=24)
+        data = {"train": train.coarse(), "validation": train.coarse(), "test": test.coarse()}
+        settings = SCENES
+    else:
+        channels = 3 if name.endswith("cifar10") else 1
+        data = {
+            "source": images(10, 4, channels=channels),
+            "train": images(5, 3, channels=channels, seed=1),
+            "test": images(4, 3, channels=channels, seed=2),
+        }
+        settings = CIFAR10 if name.endswith("cifar10") else SELECTIVE
+    return dataclasses.replace(get(name), settings={"quick": settings}, load=lambda _: data)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_fills_its_table(name, tmp_path):
+    result = run(tiny(name), profile="quick", seeds=[0], out=tmp_path, say=lambda _: None)
+    for row in result.rows.values():
+        assert row.unit
+        assert row.values[0] >= 0
+        if name != "uncertainty-scenes":
+            hits = row.values[0] / 100 * 12
+            assert hits == pytest.approx(round(hits)), row.key
+
+
+@pytest.mark.parametrize(("name", "stop"), [("uncertainty-scenes", 6), ("selective-joint", 2)])
+def test_a_killed_run_ends_in_the_same_numbers(name, stop, tmp_path, monkeypatch):
+    module = multitask if name == "uncertainty-scenes" else selective
+    undisturbed = run(tiny(name), profile="quick", seeds=[3], out=tmp_path / "a", say=lambda _: 0)
+    monkeypatch.setenv("TLCOURSE_CACHE", str(tmp_path / "other"))
+    real, calls = module.fit, []
+
+    def killed(*arguments, **how):
+        calls.append(how["checkpoint"].name)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return real(*arguments, **how)
+
+    monkeypatch.setattr(module, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny(name), profile="quick", seeds=[3], out=tmp_path / "b", say=lambda _: None)
+    monkeypatch.setattr(module, "fit", real)
+    resumed = run(tiny(name), profile="quick", seeds=[3], out=tmp_path / "b", say=lambda _: None)
+    assert resumed.record["resumed"]
+    assert {k: row.values for k, row in resumed.rows.items()} == {
+        k: row.values for k, row in undisturbed.rows.items()
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_training_has_a_checkpoint_of_its_own(name, tmp_path, monkeypatch):
+    module = multitask if name == "uncertainty-scenes" else selective
+    files, real = [], module.fit
+    monkeypatch.setattr(
+        module, "fit", lambda *a, **how: files.append(how["checkpoint"]) or real(*a, **how)
+    )
+    experiment = tiny(name)
+    experiment.run_seed(experiment.load({}), experiment.settings["quick"], 0, tmp_path)
+    assert len(set(files)) == len(files)
+
+
+# --- scenes ---------------------------------------------------------------------------------------
+
+
+def test_mean_iou_by_hand():
+    true = torch.tensor([[0, 0, 1, 1], [2, 2, 2, 0]])
+    predicted = torch.tensor([[0, 1, 1, 1], [2, 2, 0, 0]])
+    # class 0: both 2, either 4; class 1: both 2, either 3; class 2: both 2, either 3
+    expected = (2 / 4 + 2 / 3 + 2 / 3) / 3
+    assert multitask.mean_iou(predicted, true, 3) == pytest.approx(expected)
+
+
+def test_the_measures_of_a_perfect_and_of_a_shifted_answer():
+    data = scenes(5, 1, size=24)[0].coarse()
+
+    class Answers(torch.nn.Module):
+        def __init__(self, instances, depth):
+            super().__init__()
+            self.answers = instances, depth
+
+        def forward(self, images):
+            one_hot = torch.nn.functional.one_hot(data.segmentation, 5).movedim(-1, 1).float()
+            return (one_hot, *self.answers)
+
+    perfect = Answers(data.instances, data.inverse_depth)
+    found = multitask.measure(perfect, data, multitask.TASKS)
+    assert found == {"segmentation": 100, "instances": 0, "depth": 0}
+    shift = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)
+    off = Answers(data.instances + shift, data.inverse_depth - 0.02)
+    found = multitask.measure(off, data, multitask.TASKS)
+    assert found["instances"] == pytest.approx(5, rel=1e-5)
+    assert found["depth"] == pytest.approx(2, rel=1e-4)
+
+
+def test_weights_are_fixed_or_learned(tmp_path, monkeypatch):
+    seen = []
+
+    def spy(model, objective, data, *, optimizer, checkpoint, **how):
+        trainable = {id(p) for g in optimizer.param_groups for p in g["params"]}
+        seen.append((checkpoint.stem, model, trainable, optimizer))
+
+    monkeypatch.setattr(multitask, "fit", spy)
+    experiment = tiny("uncertainty-scenes")
+    experiment.run_seed(experiment.load({}), SCENES, 0, tmp_path)
+    rows = {name: model for name, model, *_ in seen}
+    assert rows["unweighted"].weights == [1 / 3] * 3
+    assert rows["grid-1"].weights == pytest.approx([3 / 304, 1 / 304, 300 / 304])
+    assert rows["optimal"].weights in [rows[f"grid-{i}"].weights for i in range(6)]
+    assert rows["seg-depth"].weighting.kinds == ("classification", "regression")
+    assert rows["all"].weighting.kinds == ("classification", "regression", "regression")
+    for name, model, trainable, optimizer in seen:
+        assert {id(p) for p in model.parameters()} == trainable
+        if name in multitask._LEARNED:
+            group = optimizer.param_groups[1]
+            assert group["params"] == [model.weighting.log_variances]
+            assert group["weight_decay"] == 0
+
+
+def test_the_fixed_sum_is_the_weighted_sum():
+    data = scenes(3, 1, size=24)[0].coarse()
+    torch.manual_seed(0)
+    model = multitask.Weighted(multitask.TASKS, [0.2, 0.5, 0.3], 5, 2).eval()
+    batch = data[:]
+    losses = multitask.dense_losses(model(batch[0]), batch, multitask.TASKS)
+    expected = 0.2 * losses[0] + 0.5 * losses[1] + 0.3 * losses[2]
+    torch.testing.assert_close(model.loss(batch), expected)
+
+
+def test_the_best_weights_are_chosen_on_the_validation_scenes(tmp_path, monkeypatch):
+    experiment = tiny("uncertainty-scenes")
+    data = dict(experiment.load({}))
+    data["validation"] = data["test"].subset(range(4))
+    asked = []
+    real = multitask.measure
+    monkeypatch.setattr(multitask, "fit", lambda *_, **__: None)
+    monkeypatch.setattr(
+        multitask, "measure", lambda m, d, t: asked.append((d, m.weights)) or real(m, d, t)
+    )
+    experiment.run_seed(data, SCENES, 0, tmp_path)
+    grid = [multitask.normalised(w) for w in SCENES["grid"]]
+    on_test = [w for d, w in asked if d is data["test"] and w in grid]
+    on_validation = [w for d, w in asked if d is data["validation"] and w in grid]
+    assert len(on_test) == 1  # the chosen one
+    assert on_validation == grid
+
+
+def test_no_digit_of_the_test_scenes_is_trained_on():
+    data = multitask.load_scenes(SCENES)
+    assert [len(d) for d in data.values()] == [24, 8, 8]
+    assert len({d.fingerprint() for d in data.values()}) == 3
+    assert all(d.n_classes == 5 for d in data.values())
+
+
+def test_the_lecture_s_nine_lines_have_their_rows():
+    paper = {row.key: row.paper for row in get("uncertainty-scenes").rows}
+    assert len(paper) == 18
+    assert paper["alone-seg"] == 59.4
+    assert paper["alone-inst"] == 4.61
+    assert paper["alone-depth"] == 0.64
+    assert [paper[f"unweighted-{m}"] for m in ("seg", "inst", "depth")] == [50.1, 3.79, 0.592]
+    assert [paper[f"optimal-{m}"] for m in ("seg", "inst", "depth")] == [62.8, 3.61, 0.549]
+    assert [paper["seg-inst-seg"], paper["seg-inst-inst"]] == [61.0, 3.42]
+    assert [paper["seg-depth-seg"], paper["seg-depth-depth"]] == [62.7, 0.533]
+    assert [paper["inst-depth-inst"], paper["inst-depth-depth"]] == [3.54, 0.539]
+    assert [paper[f"all-{m}"] for m in ("seg", "inst", "depth")] == [63.4, 3.50, 0.522]
+
+
+# --- selective ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows(monkeypatch, tmp_path):
+    """Return every row's model with what it had selected before and after its training."""
+    found = {}
+    real = selective.train
+
+    def spy(model, few, settings, rate, seed, files, augment, *, iterate):
+        before = getattr(model, "selected", None)
+        weight = model.backbone.stage2.conv1.weight.detach().clone()
+        real(model, few, settings, rate, seed, files, augment, iterate=iterate)
+        found[files.name] = (model, before, getattr(model, "selected", None), weight, rate)
+
+    monkeypatch.setattr(selective, "train", spy)
+    experiment = tiny("selective-joint")
+    experiment.run_seed(experiment.load({}), SELECTIVE, 0, tmp_path)
+    return found
+
+
+def test_which_source_images_each_row_sees(rows):
+    assert set(rows) == {row.key for row in get("selective-joint").rows}
+    for name in ("selective", "gabor", "selective-scratch"):
+        model, before, after, *_ = rows[name]
+        assert isinstance(model, SelectiveJointFineTuning)
+        assert set(before.tolist()) < set(after.tolist()), name
+    assert torch.equal(rows["once"][1], rows["once"][2])
+    assert torch.equal(rows["once"][1], rows["selective"][1])
+    assert not torch.equal(rows["gabor"][1], rows["selective"][1])
+    assert len(rows["all"][2]) == 40
+    assert len(rows["random"][2]) == len(rows["selective"][2])
+    for name in ("finetune", "scratch"):
+        assert not isinstance(rows[name][0], JointFineTuning)
+
+
+def test_which_weights_each_row_starts_from(rows):
+    source = selective.glyph_network(progress=False).backbone.stage2.conv1.weight
+    for name, (_, _, _, weight, rate) in rows.items():
+        from_scratch = name in ("scratch", "selective-scratch")
+        assert torch.equal(weight, source) != from_scratch, name
+        assert rate == SELECTIVE["scratch_rate" if from_scratch else "rate"]
+    assert torch.equal(rows["scratch"][3], rows["selective-scratch"][3])
+
+
+def test_rounds_change_nothing_for_a_row_that_retrieves_nothing(tmp_path):
+    """One cosine over all rounds, one optimizer: only the order of the samples is another."""
+    parts = [selective._part_of_cosine(i, 4, t) for i in range(4) for t in (0.0, 0.5)]
+    assert parts == [selective.cosine_decay(i / 8) for i in range(8)]
+
+
+def test_classes_of_cifar10_are_divided_between_source_and_target():
+    data = images(4, 6)
+    target = selective.only(data, ["e", "b"])
+    assert target.classes == ("e", "b")
+    assert torch.equal(target.images[target.labels == 0], data.images[data.labels == 4])
+    assert torch.equal(target.images[target.labels == 1], data.images[data.labels == 1])
+
+
+def test_the_lecture_s_rows_stand_in_its_order():
+    for name in NAMES[1:]:
+        figures = [row.paper for row in get(name).rows]
+        assert figures == [53.8, 83.4, 80.4, 85.6, 85.5, 88.3, 87.5, 90.2]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_the_settings_fit(name, profile):
+    experiment = get(name)
+    settings = experiment.settings[profile]
+    assert experiment.seeds["full"] >= 3
+    if name != "uncertainty-scenes":
+        assert settings["epochs"] % settings["rounds"] == 0
+        assert settings["retrieval"]["start"] <= settings["most"]
