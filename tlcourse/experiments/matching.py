@@ -45,7 +45,7 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
     many = _draw(train, settings["teacher_images_per_class"], seed)
     teachers: dict[str, Network] = {}
     alone: dict[str, float] = {}
-    found = {}
+    found: dict[str, float] = {}
     for student_name, teacher_name in settings["pairs"]:
         if teacher_name not in teachers:
             teacher = Network(teacher_name, train, settings)
@@ -314,7 +314,9 @@ DIGITS: dict[str, Any] = {
     "weight_decay": 5e-4,
     "milestones": None,
     "augmentation": "shifts",
-    "beta": 1e3,
+    # 1e3 belongs to maps of 32 x 32 to 8 x 8; here they are of 16 x 16 to 4 x 4, and of 300 held-out
+    # training images it misread 40 in 100, more than without AT. 10 was the best of 10, 300, 1e3, 3e3.
+    "beta": 10.0,
     "beta_paper": 1.0,
     "act_weight": 1.0,
     "temperature": 4.0,
