@@ -12,6 +12,7 @@ from tlcourse.experiments.jacobian import JACOBIAN_FEW_DATA
 from tlcourse.experiments.lwf import LWF, LWF_MNIST
 from tlcourse.experiments.matching import AT_CIFAR10, AT_DIGITS
 from tlcourse.experiments.multitask import UNCERTAINTY_SCENES
+from tlcourse.experiments.progressive import PROGRESSIVE
 from tlcourse.experiments.results import Result, ResultRow, load_result, results_dir
 from tlcourse.experiments.runner import run
 from tlcourse.experiments.selective import SELECTIVE_JOINT, SELECTIVE_JOINT_CIFAR10
@@ -29,6 +30,7 @@ EXPERIMENTS = {
         FORGETTING_CIFAR10,
         LWF,
         LWF_MNIST,
+        PROGRESSIVE,
         UNCERTAINTY_SCENES,
         SELECTIVE_JOINT,
         SELECTIVE_JOINT_CIFAR10,

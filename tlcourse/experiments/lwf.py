@@ -1,6 +1,6 @@
 """Learning without forgetting: printed characters first, handwritten digits then.
 
-The lecture's table, a row for each method and task. The old task is that of the source network: 62
+The lecture's table, a row for each method and task. The old task is that of the source network: 45
 printed characters. The new one is handwritten digits, from a few labelled images. Each method but
 the last two sees the new images alone:
 
