@@ -314,8 +314,8 @@ DIGITS: dict[str, Any] = {
     "weight_decay": 5e-4,
     "milestones": None,
     "augmentation": "shifts",
-    # 1e3 belongs to maps of 32 x 32 to 8 x 8; these are of 16 x 16 to 4 x 4. Of 300 held-out training
-    # images 1e3 misread 47 in 100, and 10 misread 9, the fewest of 10, 300, 1e3 and 3e3.
+    # 1e3 belongs to maps of 32 x 32 to 8 x 8; these are of 16 x 16 to 4 x 4. Of 300 held-out images
+    # 1e3 misread 47 in 100, and 10 misread 9, the fewest of 10, 300, 1e3 and 3e3.
     "beta": 10.0,
     "beta_paper": 1.0,
     "act_weight": 1.0,
