@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from tlcourse._checks import check_float_tensor, check_logits_shape, check_number, check_targets
+from tlcourse._modes import evaluating
 from tlcourse.training import loader
 
 
@@ -233,25 +233,3 @@ def _run(model: nn.Module, dataset: Dataset[Any], batch_size: int) -> tuple[Tens
             outputs.append(model(batch[0].to(device)))
             labels += batch[1:2]
     return torch.cat(outputs).cpu(), torch.cat(labels).cpu() if labels else None
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for a while, then every module back into its own mode.
-
-    Examples
-    --------
-    >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
-    >>> with evaluating(model):
-    ...     model[0].training
-    False
-    >>> model[0].training, model[1].training
-    (True, False)
-    """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

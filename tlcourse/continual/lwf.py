@@ -28,6 +28,7 @@ from tlcourse._checks import (
     refuse_random_augmentation,
     shape_of,
 )
+from tlcourse._modes import evaluating
 
 
 def lwf_old_task_loss(
@@ -301,22 +302,16 @@ class LearningWithoutForgetting(nn.Module):
         self, dataset: Dataset[tuple[Tensor, ...]], batch_size: int
     ) -> tuple[Tensor, Tensor]:
         """Return the shared layers' features and the labels, in the data set's order."""
-        modes = [(module, module.training) for module in self.modules()]
         device = self._head(0).weight.device
-        self.eval()
         features, labels = [], []
-        try:
-            with torch.no_grad():
-                for batch in DataLoader(dataset, batch_size=batch_size, shuffle=False):
-                    if len(batch) != 2:
-                        raise ValueError(
-                            f"dataset must give (input, label), got tuples of {len(batch)}."
-                        )
-                    features.append(self.backbone(batch[0].to(device)).cpu())
-                    labels.append(batch[1])
-        finally:
-            for module, training in modes:
-                module.training = training
+        with evaluating(self), torch.no_grad():
+            for batch in DataLoader(dataset, batch_size=batch_size, shuffle=False):
+                if len(batch) != 2:
+                    raise ValueError(
+                        f"dataset must give (input, label), got tuples of {len(batch)}."
+                    )
+                features.append(self.backbone(batch[0].to(device)).cpu())
+                labels.append(batch[1])
         found = torch.cat(features)
         if found.ndim != 2:
             raise ValueError(

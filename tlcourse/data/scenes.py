@@ -78,6 +78,7 @@ class Scenes(TensorDataset):
         inverse_depth: Tensor,
         boxes: Tensor,
         labels: Tensor,
+        *,
         classes: Sequence[str] = CLASSES,
     ) -> None:
         _check("images", images, torch.float32, (None, 1, None, None))
@@ -142,7 +143,7 @@ class Scenes(TensorDataset):
         """
         chosen = _positions(indices, len(self))
         tensors = (t[chosen] for t in (*self.tensors, self._boxes, self._labels))
-        return Scenes(*tensors, self.classes)
+        return Scenes(*tensors, classes=self.classes)
 
     def coarse(self) -> Scenes:
         """Return the same scenes with one class for all ten digits: five classes instead of 14.
@@ -157,8 +158,16 @@ class Scenes(TensorDataset):
             return self
         coarser = torch.tensor([0] + [1] * 10 + [2, 3, 4])
         labels = torch.where(self._labels < 0, -1, coarser[self._labels.clamp(min=0)])
-        images, segmentation, *rest = self.tensors
-        return Scenes(images, coarser[segmentation], *rest, self._boxes, labels, COARSE)
+        images, segmentation, instances, inverse_depth = self.tensors
+        return Scenes(
+            images,
+            coarser[segmentation],
+            instances,
+            inverse_depth,
+            self._boxes,
+            labels,
+            classes=COARSE,
+        )
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that change with any pixel, answer or box."""

@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 
-from tlcourse.data import LabelledImages
-
-Data = Mapping[str, LabelledImages]
+Data = Mapping[str, Any]  # data sets by name, each with a fingerprint()
 Settings = Mapping[str, Any]
 WITHOUT_GPU = ", without a GPU"
 

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tlcourse._modes import evaluating
 from tlcourse.data import Scenes, scenes
 from tlcourse.experiments.experiment import Experiment, Row, Settings
-from tlcourse.metrics import evaluating
 from tlcourse.multitask import DenseNetwork, UncertaintyWeighting, dense_losses
 from tlcourse.training import cosine_decay, fit
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from tlcourse._checks import check_choice
-from tlcourse.finetuning.freeze import kept_modes
+from tlcourse._modes import kept_modes
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from tlcourse._checks import check_float_tensor, check_int, refuse_random_augmentation, shape_of
-from tlcourse.finetuning.freeze import kept_modes
+from tlcourse._modes import kept_modes
 
 
 def extract_features(

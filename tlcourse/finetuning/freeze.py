@@ -7,8 +7,6 @@ that an optimiser already holds momentum for. :func:`freeze` stops all three.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 from torch import nn
@@ -127,17 +125,6 @@ def unfreeze(module: nn.Module) -> None:
 def is_frozen(layer: nn.Module) -> bool:
     """Return whether :func:`freeze` holds this very layer in eval mode."""
     return getattr(layer.__dict__.get("train"), "func", None) is _train_frozen
-
-
-@contextmanager
-def kept_modes(module: nn.Module) -> Iterator[None]:
-    """Give each layer its own mode back at the end; ``module.train(mode)`` knows one for all."""
-    modes = [(layer, layer.training) for layer in module.modules()]
-    try:
-        yield
-    finally:
-        for layer, training in modes:
-            layer.training = training
 
 
 def _train_frozen(layer: nn.Module, mode: bool = True) -> nn.Module:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tlcourse._checks import check_dtype, check_float_tensor, shape_of
 
@@ -86,24 +85,6 @@ def check_depends(name: str, output: Tensor) -> None:
             f"{name} does not depend on x for autograd, so it has no derivative there. It must be "
             "computed from x by differentiable operations, without detach() or torch.no_grad()."
         )
-
-
-@contextlib.contextmanager
-def evaluating(network: Function) -> Iterator[None]:
-    """Put a module into eval mode for a while; every submodule gets its own mode back.
-
-    Otherwise a teacher in training mode would change its BatchNorm statistics at every look. A
-    plain function is left alone.
-    """
-    modules = list(network.modules()) if isinstance(network, nn.Module) else []
-    modes = [module.training for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
 
 
 def input_gradient(output: Tensor, x: Tensor, v: Tensor, *, keep_graph: bool) -> Tensor:

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tlcourse._checks import check_choice, check_logits_shape, check_same_shape
+from tlcourse._modes import evaluating
 from tlcourse.matching._parts import (
     Function,
     check_batch,
     check_depends,
     check_finite,
-    evaluating,
     input_gradient,
 )
 

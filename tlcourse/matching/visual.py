@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from tlcourse._checks import check_int, check_logits_shape, check_targets, shape_of
-from tlcourse.matching._parts import check_batch, check_depends, evaluating
+from tlcourse._modes import evaluating
+from tlcourse.matching._parts import check_batch, check_depends
 from tlcourse.matching.capture import capture
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tlcourse._checks import check_float_tensor, check_int, check_number, near, shape_of
+from tlcourse._modes import evaluating
 
 
 @dataclass(frozen=True)
@@ -208,18 +209,15 @@ class ConvBank(nn.Module):
             if len(found) == len(self._convolutions):
                 raise _EnoughError
 
-        modes = {module: module.training for module in self.model.modules()}
         hooks = [m.register_forward_hook(keep) for m in self._convolutions]
-        self.model.eval()
         try:
-            self.model(images.to(next(self.model.parameters()).device))
+            with evaluating(self.model):
+                self.model(images.to(next(self.model.parameters()).device))
         except _EnoughError:
             pass
         finally:
             for hook in hooks:
                 hook.remove()
-            for module, mode in modes.items():
-                module.training = mode
         return Responses(tuple(found[id(m)].cpu() for m in self._convolutions), self.key)
 
     def extra_repr(self) -> str:

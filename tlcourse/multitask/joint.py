@@ -22,6 +22,7 @@ from tlcourse._checks import (
     check_targets,
     shape_of,
 )
+from tlcourse._modes import evaluating
 from tlcourse.data import LabelledImages
 from tlcourse.models import Classifier
 from tlcourse.multitask.retrieval import Retrieval
@@ -257,12 +258,8 @@ class SelectiveJointFineTuning(JointFineTuning):
             How many target images asked for more.
         """
         device = self.head.weight.device
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        with torch.no_grad():
+        with evaluating(self), torch.no_grad():
             logits = [self(x.to(device)).cpu() for x in self.target.images.split(512)]
-        for module, mode in modes.items():
-            module.training = mode
         before = self.counts
         self.counts = next_neighbours(
             torch.cat(logits),
