@@ -212,3 +212,9 @@ def test_bad_images():
 def test_bad_descriptors(b, weights, epsilon, error, message):
     with pytest.raises(error, match=message):
         histogram_distance(histograms(2), b, weights, epsilon=epsilon)
+
+
+def test_a_response_on_an_edge_belongs_to_the_bin_above():
+    edges = BinEdges(torch.tensor([[0.25, 0.5], [0.75, 1.5]]))  # the second filter sees 3 x
+    phi = describe(torch.tensor([0.25, 0.5]).view(2, 1, 1, 1), Pixels(), edges)
+    assert phi.tolist() == [[[0, 1, 0], [0, 1, 0]], [[0, 0, 1], [0, 0, 1]]]
