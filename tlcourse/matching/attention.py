@@ -88,8 +88,8 @@ def attention_transfer_loss(
 
     - :math:`Q^j = \mathrm{vec}(F(A^j))`, shape (N, H_j W_j): the attention map of layer j, see
       `attention_map`;
-    - :math:`\beta`, ``beta``, no unit. 1e3 is the value of the authors' runs, and belongs to the form
-      of their code: there each map's distance is squared and divided by its number of positions, so
+    - :math:`\beta`, ``beta``, no unit. 1e3 is the value of the authors' runs and belongs to their
+      code's form: there each map's distance is squared and divided by its number of positions, so
       that a map of 8 x 8 weighs 16 times one of 32 x 32. In ``mode="paper"`` all maps weigh the
       same, and 1e3 pushes far harder: see ``eq-beta-match`` in the chapter.
 
