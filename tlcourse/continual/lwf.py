@@ -109,7 +109,7 @@ class Recording:
     """
 
     features: TensorDataset
-    answers: Dataset[tuple[Tensor, ...]]
+    answers: _WithAnswers
 
 
 class LearningWithoutForgetting(nn.Module):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tlcourse._checks import check_choice, check_int, shape_of
@@ -283,8 +284,14 @@ class _MLPAdapter(nn.Module):
         self.U = _like_w(kind, n_in, n_out, bias=False)
 
     def forward(self, earlier: list[Tensor]) -> Tensor:
-        scaled = [a * h for a, h in zip(self.alpha, earlier, strict=True)]
-        lateral: Tensor = self.U(torch.relu(self.V(torch.cat(scaled, dim=1))))
+        # V [alpha_j h_j] is the sum of (alpha_j V_j) h_j, V_j the columns of V that h_j meets: the
+        # same numbers, and no scaled copy of all activations side by side.
+        V = self.V.weight.chunk(len(earlier), dim=1)  # (n_in, n_in, ...) each
+        apply = F.linear if V[0].ndim == 2 else F.conv2d
+        projected = apply(earlier[0], self.alpha[0] * V[0], self.V.bias)  # (N, n_in, ...)
+        for alpha, V_j, h in zip(self.alpha[1:], V[1:], earlier[1:], strict=True):
+            projected = projected + apply(h, alpha * V_j)
+        lateral: Tensor = self.U(torch.relu(projected))
         return lateral
 
 

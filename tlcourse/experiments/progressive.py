@@ -15,8 +15,8 @@ All rows learn from the same images with the same rate and number of epochs. A r
 is the area under its learning curve (test accuracy after every epoch) relative to that of baseline
 1, in per cent. Two more rows say how well upper-case letters are read afterwards.
 
-A seed draws the labelled digits, all weights and the order of the batches. The number of labels, the
-rate and the epochs were fixed with another seed, on training digits held out.
+A seed draws the labelled digits, all weights and the order of the batches. The number of labels,
+the rate and the epochs were fixed with another seed, on training digits held out.
 """
 
 from __future__ import annotations
