@@ -9,7 +9,9 @@ import torch
 
 from tlcourse.data import LabelledImages, scenes
 from tlcourse.experiments import get, multitask, selective
+from tlcourse.experiments.results import load_result
 from tlcourse.experiments.runner import run
+from tlcourse.metrics import interval
 from tlcourse.models import SmallResNet
 from tlcourse.multitask import JointFineTuning, SelectiveJointFineTuning
 
@@ -290,3 +292,18 @@ def test_the_settings_fit(name, profile):
     if name != "uncertainty-scenes":
         assert settings["epochs"] % settings["rounds"] == 0
         assert settings["retrieval"]["start"] <= settings["most"]
+
+
+def test_what_the_chapter_says_of_the_recorded_digits():
+    """To start from the source pays; how the source images are chosen makes no difference."""
+    result = load_result("selective-joint")
+
+    def difference(a, b):
+        pairs = zip(result[a].values, result[b].values, strict=True)
+        return interval([x - y for x, y in pairs])
+
+    for row in ("all", "random", "once", "gabor", "selective"):
+        assert difference(row, "finetune").low < 0 < difference(row, "finetune").high, row
+        assert difference(row, "scratch").low > 0, row
+    for row in ("all", "random", "once", "gabor"):
+        assert difference("selective", row).low < 0 < difference("selective", row).high, row
