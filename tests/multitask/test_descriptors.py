@@ -177,6 +177,11 @@ def test_edges_of_another_bank():
     other = ConvBank(SmallResNet(10), ["backbone.stem.0"])
     with pytest.raises(ValueError, match="edges are those of another bank"):
         describe(images, conv, fit_bin_edges(other(images), bins=8))
+    # The same network, trained further.
+    edges = fit_bin_edges(conv(images), bins=8)
+    conv.model.backbone.stem[0].weight.data.mul_(1.1)
+    with pytest.raises(ValueError, match="edges are those of another bank"):
+        describe(images, conv, edges)
     with pytest.raises(TypeError, match="edges must come from fit_bin_edges, got Tensor"):
         describe(images, conv, torch.rand(16, 7))
 

@@ -172,3 +172,16 @@ def test_bad_images(bank):
 def test_images_that_are_smaller_than_a_filter():
     with pytest.raises(ValueError, match="too small for a filter of 17: take shorter wavelengths"):
         GaborBank(wavelengths=(8.0,))(torch.rand(1, 1, 8, 8))
+
+
+def test_a_layer_that_never_runs_is_named():
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.spare = nn.Conv2d(1, 2, 3), nn.Conv2d(1, 2, 3)
+
+        def forward(self, x):
+            return self.used(x)
+
+    with pytest.raises(ValueError, match="layers names spare, which Half does not run"):
+        ConvBank(Half(), ["used", "spare"])(torch.rand(1, 1, 8, 8))

@@ -23,7 +23,11 @@ class Bank(Protocol):
     """What `describe` takes: `GaborBank`, `ConvBank`, or anything that answers as they do."""
 
     n_filters: int
-    key: str
+
+    @property
+    def key(self) -> str:
+        """What tells this bank from others."""
+        ...
 
     def __call__(self, images: Tensor) -> Responses:
         """Return the responses to (N, C, H, W) images."""

@@ -136,7 +136,8 @@ class ConvBank(nn.Module):
     Parameters
     ----------
     model
-        A network. It is taken as it is, not copied; train it further, and make a new bank.
+        A network. It is taken as it is, not copied: trained further, it is another bank, and asks
+        for new bin edges.
     layers
         Names of its convolutions, as ``model.named_modules()`` gives them.
 
@@ -189,8 +190,12 @@ class ConvBank(nn.Module):
         self.n_filters = sum(m.out_channels for m in found)
         weights = [1 / m.out_channels for m in found for _ in range(m.out_channels)]
         self.weights = torch.tensor(weights) / len(found)  # sums to 1, each layer has its share
-        self.key = _key("conv", *(m.weight for m in found))
         self._convolutions = found
+
+    @property
+    def key(self) -> str:
+        """What tells this bank from others: a hash of its weights as they are now."""
+        return _key("conv", *(m.weight for m in self._convolutions))
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Responses:
@@ -199,7 +204,7 @@ class ConvBank(nn.Module):
         Raises
         ------
         TypeError, ValueError
-            If the images have another shape or hold NaN.
+            If the images have another shape or hold NaN, or the model runs without a layer named.
         """
         _check_images(images)
         found: dict[int, Tensor] = {}
@@ -218,6 +223,16 @@ class ConvBank(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
+        unused = [
+            name
+            for name, m in zip(self.layers, self._convolutions, strict=True)
+            if id(m) not in found
+        ]
+        if unused:
+            raise ValueError(
+                f"layers names {', '.join(unused)}, which {type(self.model).__name__} does not run "
+                "in its forward pass: choose layers that it does."
+            )
         return Responses(tuple(found[id(m)].cpu() for m in self._convolutions), self.key)
 
     def extra_repr(self) -> str:

@@ -33,6 +33,7 @@ class DenseNetwork(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> model = DenseNetwork([14, 2, 1])
     >>> [tuple(answer.shape) for answer in model(torch.rand(3, 1, 40, 40))]
     [(3, 14, 40, 40), (3, 2, 40, 40), (3, 1, 40, 40)]
