@@ -16,8 +16,8 @@ the last two sees the new images alone:
 All methods but feature extraction begin with the same warm-up of the new head, as in the paper, and
 have the same rate, batches of new images and epochs. Feature extraction and training from scratch
 have three times the epochs.
-BatchNorm keeps the statistics of the old images throughout (AlexNet has none): its averages would
-follow the new images otherwise, and spoil the old task by themselves.
+BatchNorm keeps the statistics of the old images throughout, so that nothing moves but what is
+trained (AlexNet has no BatchNorm).
 
 A seed draws the new images, the new weights and the order of the batches. The rate, the epochs and
 the weight of LFL were chosen with another seed, on training images held out and on other printed
