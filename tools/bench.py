@@ -11,6 +11,7 @@ rows, and put it into CASES.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import math
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import torch
     from torch.utils.data import TensorDataset
@@ -402,6 +403,20 @@ def retrieval() -> list[Row]:
     return rows
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread: two that share a core with something else wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_one_thread()
 def lwf_step() -> list[Row]:
     """Time a step of learning without forgetting against one of plain joint-head training.
 
@@ -494,6 +509,7 @@ def lwf_memory() -> list[Row]:
     return rows
 
 
+@_one_thread()
 def progressive_forward() -> list[Row]:
     """Compare how the time of a progressive forward pass and its work grow with the columns.
 
