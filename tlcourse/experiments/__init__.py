@@ -9,6 +9,7 @@ from tlcourse.experiments.distillation_jitter import KD_MNIST_JITTER
 from tlcourse.experiments.experiment import Experiment, Row
 from tlcourse.experiments.finetuning import FINETUNE_DIGITS, PROBE_CIFAR10, UNFREEZE_CIFAR10
 from tlcourse.experiments.jacobian import JACOBIAN_FEW_DATA
+from tlcourse.experiments.jacobian_transfer import JACOBIAN_TRANSFER
 from tlcourse.experiments.lwf import LWF, LWF_MNIST
 from tlcourse.experiments.matching import AT_CIFAR10, AT_DIGITS
 from tlcourse.experiments.multitask import UNCERTAINTY_SCENES
@@ -37,6 +38,7 @@ EXPERIMENTS = {
         AT_DIGITS,
         AT_CIFAR10,
         JACOBIAN_FEW_DATA,
+        JACOBIAN_TRANSFER,
     )
 }
 
