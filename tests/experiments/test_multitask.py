@@ -307,3 +307,21 @@ def test_what_the_chapter_says_of_the_recorded_digits():
         assert difference(row, "scratch").low > 0, row
     for row in ("all", "random", "once", "gabor"):
         assert difference("selective", row).low < 0 < difference("selective", row).high, row
+
+
+def test_what_the_chapter_says_of_the_recorded_scenes():
+    result = load_result("uncertainty-scenes")
+
+    def difference(a, b):
+        pairs = zip(result[a].values, result[b].values, strict=True)
+        return interval([x - y for x, y in pairs])
+
+    assert difference("all-seg", "unweighted-seg").low > 0  # the plain sum spoils two tasks
+    assert difference("all-depth", "unweighted-depth").high < 0
+    assert difference("unweighted-seg", "alone-seg").high < 0
+    assert difference("unweighted-depth", "alone-depth").low > 0
+    assert difference("all-depth", "alone-depth").high < 0  # one network against three
+    assert difference("all-seg", "alone-seg").low < 0 < difference("all-seg", "alone-seg").high
+    assert 0 < difference("all-inst", "alone-inst").mean < 0.1
+    spread = max(result[f"{row}-inst"].interval.mean for row in ("unweighted", "optimal", "all"))
+    assert spread < 1.05 * result["alone-inst"].interval.mean

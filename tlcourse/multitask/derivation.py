@@ -300,7 +300,7 @@ def symbolic_likelihood(n_classes: int) -> SymbolicLikelihood:
 
     density = sympy.exp(-((y - mean) ** 2) / (2 * sigma**2)) / sympy.sqrt(2 * sympy.pi * sigma**2)
     weighted = (y - mean) ** 2 / (2 * sigma**2) + sympy.log(sigma)
-    regression = sympy.simplify(sympy.expand_log(-sympy.log(density), force=True) - weighted)
+    regression = sympy.expand(sympy.expand_log(-sympy.log(density), force=True) - weighted)
 
     divided = sum(sympy.exp(f_k / sigma**2) for f_k in f)
     plain = sum(sympy.exp(f_k) for f_k in f)
@@ -309,7 +309,7 @@ def symbolic_likelihood(n_classes: int) -> SymbolicLikelihood:
     for f_c in f:
         exact = -(f_c / sigma**2 - sympy.log(divided))  # -log softmax_c at f / sigma^2
         cross_entropy = -(f_c - sympy.log(plain))  # L, of the logits as they are
-        classification.append(sympy.simplify(exact - (cross_entropy / sigma**2 + R)))
+        classification.append(sympy.expand(exact - (cross_entropy / sigma**2 + R)))
 
     p = [sympy.exp(f_k) / plain for f_k in f]
     entropy = -sum(p_k * (f_k - sympy.log(plain)) for p_k, f_k in zip(p, f, strict=True))
@@ -325,10 +325,10 @@ def symbolic_likelihood(n_classes: int) -> SymbolicLikelihood:
         regression=regression,
         classification=tuple(classification),
         remainder=R,
-        remainder_at_one=sympy.simplify(R.subs(sigma, 1)),
-        slope_at_one=sympy.simplify(sympy.diff(R, sigma).subs(sigma, 1)),
+        remainder_at_one=R.subs(sigma, 1),
+        slope_at_one=sympy.diff(R, sigma).subs(sigma, 1),
         entropy=entropy,
-        remainder_far=sympy.simplify(R.subs(sigma, 1 / s).subs(s, 0)),  # s for 1 / sigma
+        remainder_far=R.subs(sigma, 1 / s).subs(s, 0),  # s for 1 / sigma
         regression_optimum=optimum[0],
         classification_optimum=optimum[1],
     )
