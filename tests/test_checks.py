@@ -108,3 +108,8 @@ def test_random_augmentation():
 
 def test_shapes_as_text():
     assert _checks.shape_of(torch.zeros(2, 10)) == _checks.shape_of([2, 10]) == "(2, 10)"
+
+
+def test_nan_is_not_taken_for_random_augmentation():
+    inputs = torch.full((3, 2), torch.nan)
+    _checks.refuse_random_augmentation(TensorDataset(inputs, torch.zeros(3)))

@@ -130,7 +130,9 @@ def refuse_random_augmentation(dataset: Dataset[tuple[Tensor, ...]]) -> None:
                 f"dataset gives {type(first).__name__} as the input of sample {index}; "
                 "it must give tensors."
             )
-        if any(not torch.equal(first, dataset[index][0]) for _ in range(3)):
+        # NaN is unequal to itself, but no augmentation: whoever needs finite inputs says so.
+        first = torch.nan_to_num(first)
+        if any(not torch.equal(first, torch.nan_to_num(dataset[index][0])) for _ in range(3)):
             raise ValueError(
                 f"dataset gives another input for sample {index} each time (random augmentation), "
                 "so what is cached by index would belong to other pictures. Cache on the plain "
