@@ -75,6 +75,26 @@ def check_float_tensor(name: str, value: Tensor) -> None:
         )
 
 
+def check_finite(loss: Tensor, **tensors: Tensor | Sequence[Tensor]) -> None:
+    """Raise if the loss is not finite, and name the tensor that brought it in.
+
+    A NaN or an infinite value always reaches the loss. So one number is looked at in a good step
+    instead of all inputs.
+    """
+    if math.isfinite(loss.item()):
+        return
+    for name, value in tensors.items():
+        if isinstance(value, Tensor):
+            check_float_tensor(name, value)
+        else:
+            for j, tensor in enumerate(value):
+                check_float_tensor(f"{name}[{j}]", tensor)
+    raise ValueError(
+        f"The loss is not finite though its inputs are: it overflows {loss.dtype}. "
+        "Look at the learning rate, or scale the inputs."
+    )
+
+
 def check_logits_shape(name: str, value: Tensor) -> None:
     """Raise unless ``value`` is a floating-point tensor of shape (N, K), N >= 1 and K >= 2."""
     check_dtype(name, value)

@@ -7,11 +7,14 @@ Jung and Kim, 2016).
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
-from tlcourse._checks import check_dtype, check_float_tensor, check_same_shape, shape_of
+from tlcourse._checks import (
+    check_dtype,
+    check_finite,
+    check_same_shape,
+    shape_of,
+)
 
 
 def less_forgetting_loss(features: Tensor, recorded_features: Tensor) -> Tensor:
@@ -66,7 +69,5 @@ def less_forgetting_loss(features: Tensor, recorded_features: Tensor) -> Tensor:
     check_same_shape("features", features, "recorded_features", recorded_features)
     moved = features - recorded_features.detach()  # (N, D)
     loss = moved.square().sum() / (2 * len(moved))
-    if not math.isfinite(loss.item()):  # NaN and infinite features always reach the loss
-        check_float_tensor("features", features)
-        check_float_tensor("recorded_features", recorded_features)
+    check_finite(loss, features=features, recorded_features=recorded_features)
     return loss

@@ -8,7 +8,6 @@ the old data, and one pass through the shared layers serves all heads.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from tlcourse._checks import (
+    check_finite,
     check_float_tensor,
     check_int,
     check_logits_shape,
@@ -90,9 +90,7 @@ def lwf_old_task_loss(
     check_same_shape("old_logits", old_logits, "recorded_logits", recorded_logits)
     y = torch.softmax(recorded_logits.detach() / temperature, dim=1)  # (N, K)
     loss = F.cross_entropy(old_logits / temperature, y)
-    if not math.isfinite(loss.item()):  # NaN and infinite logits always reach the loss
-        check_float_tensor("old_logits", old_logits)
-        check_float_tensor("recorded_logits", recorded_logits)
+    check_finite(loss, old_logits=old_logits, recorded_logits=recorded_logits)
     return loss
 
 

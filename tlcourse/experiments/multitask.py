@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from tlcourse._modes import evaluating
 from tlcourse.data import Scenes, scenes
 from tlcourse.experiments.experiment import Experiment, Row, Settings
-from tlcourse.multitask import DenseNetwork, UncertaintyWeighting, dense_losses
+from tlcourse.models import DenseNetwork
+from tlcourse.multitask import UncertaintyWeighting, dense_losses
 from tlcourse.training import cosine_decay, fit
 
 KINDS = {"segmentation": "classification", "instances": "regression", "depth": "regression"}

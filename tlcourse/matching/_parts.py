@@ -1,8 +1,7 @@
-"""What the methods of this family share: checks of paired activations, eval mode for a while."""
+"""What the methods of this family share: checks of paired activations, gradients by the input."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -48,26 +47,6 @@ def check_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
                 f"student[{j}] and teacher[{j}] must hold the same batch of 1 sample or more, got "
                 f"shapes {shape_of(s)} and {shape_of(t)}."
             )
-
-
-def check_finite(loss: Tensor, **tensors: Tensor | Sequence[Tensor]) -> None:
-    """Raise if the loss is not finite, and name the tensor that brought it in.
-
-    A NaN or an infinite value always reaches the loss. So one number is looked at in a good step
-    instead of every activation.
-    """
-    if math.isfinite(loss.item()):
-        return
-    for name, value in tensors.items():
-        if isinstance(value, Tensor):
-            check_float_tensor(name, value)
-        else:
-            for j, tensor in enumerate(value):
-                check_float_tensor(f"{name}[{j}]", tensor)
-    raise ValueError(
-        f"The loss is not finite though its inputs are: their squares overflow {loss.dtype}. "
-        "Look at the learning rate, or scale the activations."
-    )
 
 
 def check_batch(x: Tensor) -> None:

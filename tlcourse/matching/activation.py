@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tlcourse._checks import check_same_shape
-from tlcourse.matching._parts import check_finite, check_pairs
+from tlcourse._checks import check_finite, check_same_shape
+from tlcourse.matching._parts import check_pairs
 
 
 def activation_matching_loss(

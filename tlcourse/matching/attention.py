@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tlcourse._checks import check_choice, check_float_tensor, check_number, shape_of
-from tlcourse.matching._parts import check_finite, check_pairs
+from tlcourse._checks import check_choice, check_finite, check_float_tensor, check_number, shape_of
+from tlcourse.matching._parts import check_pairs
 
 MODES = ("paper", "code")
 

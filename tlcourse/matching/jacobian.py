@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tlcourse._checks import check_choice, check_logits_shape, check_same_shape
+from tlcourse._checks import check_choice, check_finite, check_logits_shape, check_same_shape
 from tlcourse._modes import evaluating
 from tlcourse.matching._parts import (
     Function,
     check_batch,
     check_depends,
-    check_finite,
     input_gradient,
 )
 

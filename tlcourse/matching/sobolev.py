@@ -9,13 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tlcourse._checks import check_int, check_number, check_same_shape, shape_of
+from tlcourse._checks import check_finite, check_int, check_number, check_same_shape, shape_of
 from tlcourse._modes import evaluating
 from tlcourse.matching._parts import (
     Function,
     check_batch,
     check_depends,
-    check_finite,
 )
 
 

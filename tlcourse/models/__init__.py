@@ -5,6 +5,7 @@ a linear ``head`` that turns features into logits, (N, D) -> (N, K).
 """
 
 from tlcourse.models.classifier import Classifier
+from tlcourse.models.dense import DenseNetwork
 from tlcourse.models.mlp import MLP
 from tlcourse.models.pretrained import Backbone, pretrained_backbone
 from tlcourse.models.small_resnet import SmallResNet
@@ -14,6 +15,7 @@ __all__ = [
     "MLP",
     "Backbone",
     "Classifier",
+    "DenseNetwork",
     "SmallResNet",
     "WideResNet",
     "pretrained_backbone",

@@ -1,5 +1,6 @@
 """Multi-task learning (Kendall et al., 2018; Ge and Yu, 2017): chapter *methods/multi-task*."""
 
+from tlcourse.multitask.dense import dense_losses
 from tlcourse.multitask.derivation import (
     LikelihoodReport,
     SymbolicLikelihood,
@@ -12,14 +13,12 @@ from tlcourse.multitask.derivation import (
 from tlcourse.multitask.descriptors import BinEdges, describe, fit_bin_edges, histogram_distance
 from tlcourse.multitask.filters import ConvBank, GaborBank, Responses
 from tlcourse.multitask.joint import JointFineTuning, SelectiveJointFineTuning, next_neighbours
-from tlcourse.multitask.network import DenseNetwork, dense_losses
 from tlcourse.multitask.retrieval import DescriptorIndex, Retrieval, retrieve, root_embedding
 from tlcourse.multitask.uncertainty import UncertaintyWeighting, optimal_log_variances
 
 __all__ = [
     "BinEdges",
     "ConvBank",
-    "DenseNetwork",
     "DescriptorIndex",
     "GaborBank",
     "JointFineTuning",
