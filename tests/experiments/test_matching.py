@@ -13,6 +13,7 @@ from tlcourse.experiments import get, jacobian, matching, run
 from tlcourse.experiments.jacobian import JACOBIAN_FEW_DATA
 from tlcourse.experiments.matching import (
     AT_CIFAR10,
+    AT_CIFAR10_NIN,
     AT_DIGITS,
     CIFAR_QUICK,
     DIGITS,
@@ -69,6 +70,8 @@ def test_the_lectures_figures_stand_beside_ours():
     assert rows["WRN-16-1-from-WRN-40-1-at+kd"] == 8.01
     assert rows["WRN-16-2-from-WRN-40-2-kd"] == 6.08
     assert rows["WRN-16-2-from-WRN-40-2-teacher"] == 5.23
+    nin = [row.paper for row in AT_CIFAR10_NIN.rows]
+    assert nin == [9.38, 8.93, 9.05, 8.55, 8.33, 7.28]
     few = {row.key: row.paper for row in JACOBIAN_FEW_DATA.rows}
     assert len(few) == 6 * 6 + 1
     assert few["ce-1"] == 5.69
@@ -92,10 +95,13 @@ def test_the_full_settings_are_the_papers_recipe_and_the_short_ones_say_what_the
         assert f"{10 * short[number]:,}" in short["schedule"]
     assert short["pairs"] == full["pairs"]
     assert short["ways"] == full["ways"]
+    for profile, settings in AT_CIFAR10_NIN.settings.items():
+        of_wide_nets = AT_CIFAR10.settings[profile]
+        assert settings == of_wide_nets | {"pairs": [["NIN-thin", "NIN-wide"]]}, profile
 
 
 def test_they_are_registered():
-    for experiment in (AT_CIFAR10, AT_DIGITS, JACOBIAN_FEW_DATA):
+    for experiment in (AT_CIFAR10, AT_CIFAR10_NIN, AT_DIGITS, JACOBIAN_FEW_DATA):
         assert get(experiment.name) is experiment
         assert experiment.seeds["full"] >= 3
         assert experiment.chapter == "methods/matching-features"
@@ -118,6 +124,13 @@ def test_each_pair_of_the_table_gives_its_rows(cifar, tmp_path):
             "WRN-16-2-from-WRN-40-2",
         )
     }  # fmt: skip
+
+
+def test_the_pair_of_networks_in_networks_gives_its_rows(cifar, tmp_path):
+    settings = TINY_CIFAR | {"pairs": AT_CIFAR10_NIN.settings["quick"]["pairs"]}
+    found = matching.run_seed(cifar, settings, 0, tmp_path)
+    assert set(found) == {row.key for row in AT_CIFAR10_NIN.rows}
+    assert all(0 <= value <= 100 for value in found.values())
 
 
 def test_digits_gives_its_rows_and_a_resumed_run_the_same(digits, tmp_path, monkeypatch):
@@ -210,7 +223,7 @@ def test_the_losses_of_the_ways():
     assert loss("kd") == loss("kd", left=0.0) != hard
 
 
-@pytest.mark.parametrize("name", ["WRN-16-1", "SmallResNet-4"])
+@pytest.mark.parametrize("name", ["WRN-16-1", "NIN-thin", "SmallResNet-4"])
 def test_the_named_layers_are_the_stages(cifar, name):
     network = Network(name, cifar["train"], TINY_CIFAR)
     with capture(network, LAYERS) as activations:

@@ -11,7 +11,7 @@ from tlcourse.experiments.finetuning import FINETUNE_DIGITS, PROBE_CIFAR10, UNFR
 from tlcourse.experiments.jacobian import JACOBIAN_FEW_DATA
 from tlcourse.experiments.jacobian_transfer import JACOBIAN_TRANSFER
 from tlcourse.experiments.lwf import LWF, LWF_MNIST
-from tlcourse.experiments.matching import AT_CIFAR10, AT_DIGITS
+from tlcourse.experiments.matching import AT_CIFAR10, AT_CIFAR10_NIN, AT_DIGITS
 from tlcourse.experiments.multitask import UNCERTAINTY_SCENES
 from tlcourse.experiments.progressive import PROGRESSIVE
 from tlcourse.experiments.results import Result, ResultRow, load_result, results_dir
@@ -37,6 +37,7 @@ EXPERIMENTS = {
         SELECTIVE_JOINT_CIFAR10,
         AT_DIGITS,
         AT_CIFAR10,
+        AT_CIFAR10_NIN,
         JACOBIAN_FEW_DATA,
         JACOBIAN_TRANSFER,
     )

@@ -31,10 +31,11 @@ from tlcourse.experiments.common import cross_entropy, load_cifar10, load_digits
 from tlcourse.experiments.experiment import Data, Experiment, Row, Settings
 from tlcourse.matching import activation_matching_loss, attention_transfer_loss, capture
 from tlcourse.metrics import error_rate
-from tlcourse.models import SmallResNet, WideResNet
+from tlcourse.models import NetworkInNetwork, SmallResNet, WideResNet
 from tlcourse.training import Objective, cosine_decay, fit, step_decay
 
 STAGES = ("stage1", "stage2", "stage3")
+NIN_WIDTHS = {"thin": 96, "wide": 192}  # 0.2 and 1.0 million weights, as in the table
 LAYERS = tuple(f"net.backbone.{stage}" for stage in STAGES)
 
 
@@ -72,7 +73,8 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
 class Network(nn.Module):
     """A network by its name, with the normalisation of its images and its precision.
 
-    ``WRN-16-2`` or ``SmallResNet-16``; images (N, C, H, W) in [0, 1] -> logits (N, K) in float32.
+    ``WRN-16-2``, ``NIN-thin`` or ``SmallResNet-16``; images (N, C, H, W) in [0, 1] -> logits (N, K)
+    in float32.
     """
 
     def __init__(self, name: str, data: LabelledImages, settings: Settings) -> None:
@@ -82,6 +84,9 @@ class Network(nn.Module):
         if kind == "WRN":
             depth, width = map(int, sizes)
             self.net = WideResNet(depth, width, data.n_classes, in_channels=channels)
+        elif kind == "NIN":
+            width = NIN_WIDTHS[sizes[0]]
+            self.net = NetworkInNetwork(width, data.n_classes, in_channels=channels)
         else:
             (width,) = map(int, sizes)
             self.net = SmallResNet(data.n_classes, in_channels=channels, width=width)
@@ -104,7 +109,7 @@ class Network(nn.Module):
         backbone = self.net.get_submodule("backbone")
         last = [list(backbone.get_submodule(stage).modules()) for stage in STAGES]
         convolutions = [[m for m in modules if isinstance(m, nn.Conv2d)] for modules in last]
-        return [max(c.out_channels for c in found) for found in convolutions]
+        return [found[-1].out_channels for found in convolutions]
 
 
 class Students(nn.Module):
@@ -257,6 +262,9 @@ PAPER: Mapping[tuple[str, str], Sequence[float]] = {
     ("WRN-16-1", "WRN-40-1"): (8.77, 8.25, 8.62, 8.39, 8.01, 6.58),
     ("WRN-16-2", "WRN-40-2"): (6.31, 5.85, 6.24, 6.08, 5.71, 5.23),
 }
+PAPER_NIN: Mapping[tuple[str, str], Sequence[float]] = {
+    ("NIN-thin", "NIN-wide"): (9.38, 8.93, 9.05, 8.55, 8.33, 7.28),
+}
 CIFAR_FULL: dict[str, Any] = {
     "data": "CIFAR-10 (JPEG)",
     "pairs": [list(pair) for pair in PAPER],
@@ -327,10 +335,12 @@ DIGITS: dict[str, Any] = {
 }
 
 
-def _cifar_rows() -> tuple[Row, ...]:
+def _cifar_rows(
+    paper: Mapping[tuple[str, str], Sequence[float]],
+) -> tuple[Row, ...]:
     return tuple(
         Row(f"{student}-from-{teacher}-{way}", f"{student} from {teacher}: {label}", figure)
-        for (student, teacher), figures in PAPER.items()
+        for (student, teacher), figures in paper.items()
         for (way, label), figure in zip(WAYS.items(), figures, strict=True)
     )
 
@@ -342,16 +352,43 @@ def _digits_rows() -> tuple[Row, ...]:
     )
 
 
+_SOURCE = (
+    "Zagoruyko and Komodakis (2017), table 1, medians of 5 runs of 200 epochs on all of CIFAR-10; "
+    "the lecture's table"
+)
+
 AT_CIFAR10 = Experiment(
     name="at-cifar10",
     title="Attention transfer between wide residual networks on CIFAR-10 (JPEG)",
     chapter="methods/matching-features",
     unit="test error, %",
     better="lower",
-    rows=_cifar_rows(),
-    source="Zagoruyko and Komodakis (2017), table 1, medians of 5 runs of 200 epochs on all of "
-    "CIFAR-10; the lecture's table",
+    rows=_cifar_rows(PAPER),
+    source=_SOURCE,
     settings={"quick": CIFAR_QUICK, "full": CIFAR_FULL, "full, without a GPU": CIFAR_SHORT},
+    seeds={"quick": 1, "full": 3},
+    load=load_cifar10,
+    run_seed=run_seed,
+)
+
+_NIN_PAIRS = {"pairs": [list(pair) for pair in PAPER_NIN]}
+
+AT_CIFAR10_NIN = Experiment(
+    name="at-cifar10-nin",
+    title="Attention transfer between networks in networks on CIFAR-10 (JPEG)",
+    chapter="methods/matching-features",
+    unit="test error, %",
+    better="lower",
+    rows=_cifar_rows(PAPER_NIN),
+    source=_SOURCE,
+    settings={
+        name: settings | _NIN_PAIRS
+        for name, settings in (
+            ("quick", CIFAR_QUICK),
+            ("full", CIFAR_FULL),
+            ("full, without a GPU", CIFAR_SHORT),
+        )
+    },
     seeds={"quick": 1, "full": 3},
     load=load_cifar10,
     run_seed=run_seed,

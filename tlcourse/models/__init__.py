@@ -7,6 +7,7 @@ a linear ``head`` that turns features into logits, (N, D) -> (N, K).
 from tlcourse.models.classifier import Classifier
 from tlcourse.models.dense import DenseNetwork
 from tlcourse.models.mlp import MLP
+from tlcourse.models.nin import NetworkInNetwork
 from tlcourse.models.pretrained import Backbone, pretrained_backbone
 from tlcourse.models.small_resnet import SmallResNet
 from tlcourse.models.wide_resnet import WideResNet
@@ -16,6 +17,7 @@ __all__ = [
     "Backbone",
     "Classifier",
     "DenseNetwork",
+    "NetworkInNetwork",
     "SmallResNet",
     "WideResNet",
     "pretrained_backbone",
