@@ -67,9 +67,9 @@ def test_what_each_row_starts_from_and_trains(tmp_path, fits):
     module.run_seed(DATA, TINY, 0, tmp_path)
     order = [data.name for _, _, data in fits]
     upper, digits, lower = DATA["upper"].name, DATA["train"].name, DATA["lower"].name
-    assert order == [upper, lower, lower, *[digits] * 8]
+    assert order == [upper, lower, lower, lower, *[digits] * 10]
     source = fits[0][1]
-    rows = dict(zip(module.METHODS, fits[3:], strict=True))
+    rows = dict(zip(module.METHODS, fits[4:], strict=True))
 
     def layers(state, column=0):
         start = f"columns.{column}.layers"
@@ -78,7 +78,8 @@ def test_what_each_row_starts_from_and_trains(tmp_path, fits):
     def same(a, b):
         return all(torch.equal(a[n], b[n]) for n in a)
 
-    from_source = ("baseline2", "baseline3", "linear-2", "linear-3", "mlp-2", "mlp-3")
+    progressive = [name for name in rows if "-" in name]
+    from_source = ("baseline2", "baseline3", *progressive)
     for name, (before, after, _) in rows.items():
         assert same(layers(before), layers(source)) == (name in from_source), name
         # The first column learns where it is the only one, and is not frozen.
@@ -87,12 +88,19 @@ def test_what_each_row_starts_from_and_trains(tmp_path, fits):
         assert len(columns) == {"4": 2, "2": 2, "3": 3}.get(name[-1], 1) or "baseline" in name
     for name in ("linear-2", "mlp-3"):
         assert rows[name][0].keys() == rows[name][1].keys()
-    for name in ("linear-3", "mlp-3"):
+    for name in ("linear-3", "mlp-3", "alpha-3"):
         before, after, _ = rows[name]
         assert same(layers(before, 1), layers(after, 1))
         assert any("columns.2" in n and "adapter" in n for n in before)
     assert any("alpha" in n for n in rows["mlp-2"][0])
     assert not any("alpha" in n for n in rows["linear-2"][0])
+    for number in "23":  # the one difference is where the newest column's alphas begin
+        small, one = rows[f"mlp-{number}"][0], rows[f"alpha-{number}"][0]
+        newest = [n for n in small if f"columns.{int(number) - 1}" in n and "alpha" in n]
+        assert newest
+        assert all((one[n] == 1).all() and (small[n] < 0.2).all() for n in newest)
+        others = set(small) - set(newest)
+        assert all(torch.equal(small[n], one[n]) for n in others)
     assert rows["baseline4"][0].keys() == rows["mlp-2"][0].keys()  # of the same size
 
 

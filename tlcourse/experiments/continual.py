@@ -31,7 +31,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -176,17 +176,15 @@ class _Go:
         model.cpu().eval()
 
 
-class _Learner:
+class _Learner(Protocol):
     """Learns the steps in order; answers with the logits of all classes so far."""
 
-    def learn(self, i: int) -> None:
-        raise NotImplementedError
+    def learn(self, i: int) -> None: ...
 
-    def logits(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    def logits(self, x: Tensor) -> Tensor: ...
 
 
-class _Heads(_Learner):
+class _Heads:
     """Fine-tuning and LwF: shared layers, and two more outputs a step."""
 
     def __init__(
@@ -223,7 +221,7 @@ def _one_softmax_loss(net: LearningWithoutForgetting, batch: tuple[Tensor, ...])
     return loss
 
 
-class _Joint(_Learner):
+class _Joint:
     """All images of all steps so far; outputs of steps to come are left out of the softmax."""
 
     def __init__(self, so_far: list[TensorDataset], widths: tuple[int, ...], go: _Go) -> None:
@@ -249,7 +247,7 @@ class _Joint(_Learner):
         return z
 
 
-class _Tuned(_Learner):
+class _Tuned:
     """Tuned on all classes, then fine-tuned on two at a time; always with all ten outputs."""
 
     def __init__(
@@ -267,7 +265,7 @@ class _Tuned(_Learner):
         return z
 
 
-class _Columns(_Learner):
+class _Columns:
     """A progressive network, or without lateral connections a network for each step."""
 
     def __init__(

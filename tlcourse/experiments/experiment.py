@@ -63,8 +63,9 @@ class Experiment:
     load
         ``load(settings)`` returns the data by name. It is called once.
     run_seed
-        ``run_seed(data, settings, seed, folder)`` returns a number for each row. It keeps its
-        checkpoints in ``folder``, so that a killed run goes on where it was.
+        ``run_seed(data, settings, seed, folder)`` returns a number for each row. Where a seed takes
+        more than two minutes it keeps checkpoints in ``folder``, so that a killed run goes on where
+        it was; a shorter one begins the seed anew.
     """
 
     name: str

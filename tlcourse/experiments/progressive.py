@@ -11,6 +11,9 @@ labels. The rows are those of Rusu et al. (2016), who learnt to play Atari games
 5. progressive networks, with linear and with MLP adapters: a new column beside that of the
    upper-case letters (2 columns), or beside those of upper- and lower-case letters (3 columns).
 
+MLP adapters scale the old activations by a learned alpha that begins small, and so begin late. Two
+rows that the paper does not have begin the new column's alphas at 1, and tell whether that is why.
+
 All rows learn from the same images with the same rate and number of epochs. A row's transfer score
 is the area under its learning curve (test accuracy after every epoch) relative to that of baseline
 1, in per cent. Two more rows say how well upper-case letters are read afterwards.
@@ -45,6 +48,8 @@ METHODS = {
     "linear-3": "progressive, 3 columns, linear adapters",
     "mlp-2": "progressive, 2 columns, MLP adapters",
     "mlp-3": "progressive, 3 columns, MLP adapters",
+    "alpha-2": "progressive, 2 columns, MLP, alpha from 1",
+    "alpha-3": "progressive, 3 columns, MLP, alpha from 1",
 }
 
 
@@ -68,6 +73,8 @@ def run_seed(data: Data, settings: Settings, seed: int, _: Path) -> dict[str, fl
             curves[name] = _curve(net, few, data["test"], settings, seed)
         else:
             net.add_column(few.n_classes)
+            if name.startswith("alpha"):
+                _begin_at_1(net)
             curves[name] = _curve(net, few, data["test"], settings, seed)
 
     found = {}
@@ -99,6 +106,13 @@ def _prepared(
     if name.endswith("-3"):
         _column(net, data["lower"], settings, seed, "source_epochs")
     return net
+
+
+def _begin_at_1(net: ProgressiveNetwork) -> None:
+    """Set every alpha of the newest column to 1."""
+    for name, parameter in net.columns[-1].named_parameters():
+        if name.endswith("alpha"):
+            nn.init.ones_(parameter)
 
 
 def _network(settings: Settings, adapter: str) -> ProgressiveNetwork:
