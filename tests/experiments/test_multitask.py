@@ -355,8 +355,9 @@ def test_what_the_chapter_says_of_the_recorded_digits():
     for row in ("all", "random", "once", "gabor", "selective"):
         assert difference(row, "finetune").low < 0 < difference(row, "finetune").high, row
         assert difference(row, "scratch").low > 0, row
-    for row in ("all", "random", "once", "gabor"):
+    for row in ("all", "random", "once", "gabor", "fusion"):
         assert difference("selective", row).low < 0 < difference("selective", row).high, row
+    assert difference("val", "selective").low > 0  # more labels do help
 
 
 def test_what_the_chapter_says_of_the_recorded_scenes():

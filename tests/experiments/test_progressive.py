@@ -11,7 +11,9 @@ from tlcourse.continual import transfer_score
 from tlcourse.data import LabelledImages
 from tlcourse.experiments import get
 from tlcourse.experiments import progressive as module
+from tlcourse.experiments.results import load_result
 from tlcourse.experiments.runner import run
+from tlcourse.metrics import interval
 
 TINY = module.SETTINGS | {
     "labels_per_class": 2,
@@ -145,3 +147,23 @@ def test_the_table():
     assert len(experiment.rows) == 2 * len(module.METHODS) + 2
     assert all(row.paper is None for row in experiment.rows)
     assert experiment.seeds["full"] >= 3
+
+
+def test_what_the_chapter_says_of_the_recorded_adapters():
+    result = load_result("progressive")
+
+    def difference(a, b):
+        pairs = zip(result[a].values, result[b].values, strict=True)
+        return interval([x - y for x, y in pairs])
+
+    for number in "23":  # a late start costs the MLP adapters most of what they lack
+        lag = difference(f"mlp-{number}-score", f"linear-{number}-score")
+        back = difference(f"alpha-{number}-score", f"mlp-{number}-score")
+        assert lag.high < 0 < back.low
+        assert back.mean > -lag.mean / 2
+        ends = difference(f"mlp-{number}-accuracy", f"linear-{number}-accuracy")
+        assert abs(ends.mean) < 2
+    left = difference("alpha-2-score", "linear-2-score")
+    assert left.low < 0 < left.high
+    for row in ("linear-2", "linear-3", "mlp-2", "mlp-3"):
+        assert difference(f"{row}-score", "baseline4-score").low > 0, row
