@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tlcourse.data import LabelledImages, scenes
-from tlcourse.experiments import get, multitask, selective
+from tlcourse.experiments import get, multitask, selective, selective_why
 from tlcourse.experiments.results import load_result
 from tlcourse.experiments.runner import run
 from tlcourse.metrics import interval
@@ -342,6 +342,79 @@ def test_the_settings_fit(name, profile):
     if name != "uncertainty-scenes":
         assert settings["epochs"] % (2 * settings["rounds"]) == 0
         assert settings["retrieval"]["start"] <= settings["most"]
+
+
+# --- why selection wins nothing -------------------------------------------------------------------
+
+WHY = selective_why.QUICK | {
+    "n_source": 225,
+    "width": 4,
+    "epochs": 4,
+    "rounds": 2,
+    "most": 12,
+    "bins": 8,
+    "retrieval": SELECTIVE["retrieval"],
+}
+
+
+@pytest.fixture(scope="module")
+def characters():
+    return selective_why.load_characters_and_digits(WHY)
+
+
+def test_what_is_near_and_what_is_far(characters):
+    letters, near, far = (characters[name] for name in ("letters", "near", "far"))
+    assert [len(letters), len(near), len(far)] == [175, 50, 150]
+    assert letters.classes == near.classes == far.classes
+    assert len(far.classes) == 10 + 35 + 35
+    assert near.labels.max() < 10 <= letters.labels.min()
+    assert letters.labels.max() < 45 <= far.labels.min()
+    names = {far.classes[k] for k in far.labels.tolist()}
+    assert all(name.endswith(", negative") for name in names)
+    assert far.images.mean() > 0.5 > letters.images.mean()  # dark ink on bright ground
+    mixed = selective_why.together(near, far)
+    assert sorted(mixed.labels.tolist()) == sorted([*near.labels.tolist(), *far.labels.tolist()])
+    assert (mixed.labels[:50] < 10).float().mean() < 0.5  # shuffled
+    i = int((mixed.labels == far.labels[0]).nonzero()[0])
+    assert any(torch.equal(mixed.images[i], image) for image in far.images)
+
+
+def test_each_row_starts_and_sees_what_it_says(characters, tmp_path, monkeypatch):
+    seen, learned = {}, {}
+    real_train, real_pretrain = selective_why.train, selective_why._pretrain
+
+    def train(model, few, settings, rate, seed, files, augment, *, iterate):
+        seen[files.name] = model, model.backbone.stage2.conv1.weight.detach().clone(), iterate
+        real_train(model, few, settings, rate, seed, files, augment, iterate=iterate)
+
+    def pretrain(network, data, settings, seed, file):
+        real_pretrain(network, data, settings, seed, file)
+        learned[file.stem] = set(data.labels.tolist()), network.backbone.stage2.conv1.weight.clone()
+
+    monkeypatch.setattr(selective_why, "train", train)
+    monkeypatch.setattr(selective_why, "_pretrain", pretrain)
+    found = selective_why.run_seed(characters, WHY, 0, tmp_path)
+    experiment = get("selective-joint-why")
+    assert set(found) == {row.key for row in experiment.rows}
+    assert learned["new"][0] == set(range(10, 45))  # letters alone
+    assert learned["known"][0] == set(range(80))
+    for name, (model, weight, iterate) in seen.items():
+        known, *rest = name.split("-")
+        assert torch.equal(weight, learned[known][1]), name
+        assert iterate == name.endswith("selective")
+        assert isinstance(model, JointFineTuning) == (rest != ["finetune"])
+        if rest[0] in ("near", "mixed"):
+            assert len(model.source) == {"near": 50, "mixed": 200}[rest[0]]
+    for case in ("known-near", "known-mixed", "new-near", "new-mixed"):
+        models = {way: seen[f"{case}-{way}"][0] for way in selective_why.WAYS}
+        assert len(models["random"].selected) == len(models["selective"].selected)
+        assert len(models["all"].selected) == len(models["all"].source)
+    chosen = seen["new-mixed-selective"][0]
+    near = (chosen.source.labels[chosen.selected] < 10).sum()
+    assert found["new-mixed-share"] == pytest.approx(100 * float(near) / len(chosen.selected))
+
+
+# --- what the chapter says ------------------------------------------------------------------------
 
 
 def test_what_the_chapter_says_of_the_recorded_digits():

@@ -17,6 +17,7 @@ from tlcourse.experiments.progressive import PROGRESSIVE
 from tlcourse.experiments.results import Result, ResultRow, load_result, results_dir
 from tlcourse.experiments.runner import run
 from tlcourse.experiments.selective import SELECTIVE_JOINT, SELECTIVE_JOINT_CIFAR10
+from tlcourse.experiments.selective_why import SELECTIVE_JOINT_WHY
 
 EXPERIMENTS = {
     experiment.name: experiment
@@ -35,6 +36,7 @@ EXPERIMENTS = {
         UNCERTAINTY_SCENES,
         SELECTIVE_JOINT,
         SELECTIVE_JOINT_CIFAR10,
+        SELECTIVE_JOINT_WHY,
         AT_DIGITS,
         AT_CIFAR10,
         AT_CIFAR10_NIN,
