@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tlcourse.data import LabelledImages
-from tlcourse.experiments import get, jacobian, matching, run
+from tlcourse.experiments import get, jacobian, load_result, matching, run
 from tlcourse.experiments.jacobian import JACOBIAN_FEW_DATA
 from tlcourse.experiments.matching import (
     AT_CIFAR10,
@@ -22,6 +22,7 @@ from tlcourse.experiments.matching import (
     Students,
 )
 from tlcourse.matching import attention_transfer_loss, capture
+from tlcourse.metrics import interval
 
 TINY_CIFAR = CIFAR_QUICK | {
     "student_images_per_class": 4,
@@ -309,3 +310,23 @@ def at_digits(tmp_path_factory):
 def test_a_real_seed_shows_the_teacher_ahead_and_its_knowledge_passed_on(at_digits):
     assert at_digits["teacher"] < 4 < at_digits["student"]
     assert at_digits["kd"] < at_digits["student"]
+
+
+# --- what the chapter says ------------------------------------------------------------------------
+
+
+def test_what_the_chapter_says_of_the_recorded_pairs():
+    """A teacher helps in every pair and way, but for one case by more than the spread."""
+    gains = {}
+    for experiment in (AT_CIFAR10, AT_CIFAR10_NIN):
+        result = load_result(experiment.name)
+        for student, teacher in experiment.settings["full"]["pairs"]:
+            pair = f"{student}-from-{teacher}"
+            alone = result[f"{pair}-student"].values
+            for way in ("at", "act", "kd", "at+kd"):
+                taught = result[f"{pair}-{way}"].values
+                pairs = zip(alone, taught, strict=True)
+                gains[pair, way] = interval([a - b for a, b in pairs])
+    assert len(gains) == 16
+    assert all(gain.mean > 0 for gain in gains.values())
+    assert sum(gain.low <= 0 for gain in gains.values()) == 1
