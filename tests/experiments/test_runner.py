@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from tlcourse.data import LabelledImages
-from tlcourse.experiments import Experiment, Row, load_result, results_dir, run
+from tlcourse.experiments import Experiment, Row, get, load_result, results_dir, run
 from tlcourse.experiments import experiment as experiment_module
 from tlcourse.experiments import runner as runner_module
 from tlcourse.training import fit
@@ -201,6 +201,13 @@ def test_changed_source_starts_anew(tmp_path, monkeypatch):
     source = runner_module.inspect.getsource
     monkeypatch.setattr(runner_module.inspect, "getsource", lambda thing: source(thing) + "#")
     assert ran(tiny, tmp_path)
+
+
+def test_the_source_of_what_an_experiment_shares_counts():
+    """An edit of the shared training of selective-joint must not find old seeds of its sister."""
+    module = sys.modules[get("selective-joint-why").run_seed.__module__]
+    names = [m.__name__.rpartition(".")[2] for m in runner_module._with_imported(module)]
+    assert names == ["common", "selective", "selective_why"]
 
 
 def test_fresh_forgets(tmp_path):

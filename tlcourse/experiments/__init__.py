@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tlcourse._checks import check_choice
+from tlcourse.experiments.at_transfer import AT_TRANSFER, AT_TRANSFER_MNIST
 from tlcourse.experiments.continual import FORGETTING_CIFAR10, FORGETTING_DIGITS
 from tlcourse.experiments.distillation import KD_DIGITS, KD_MNIST
 from tlcourse.experiments.distillation_jitter import KD_MNIST_JITTER
@@ -40,6 +41,8 @@ EXPERIMENTS = {
         AT_DIGITS,
         AT_CIFAR10,
         AT_CIFAR10_NIN,
+        AT_TRANSFER,
+        AT_TRANSFER_MNIST,
         JACOBIAN_FEW_DATA,
         JACOBIAN_TRANSFER,
     )

@@ -34,6 +34,12 @@ def load_mnist(_: Settings) -> dict[str, LabelledImages]:
     return dict(zip(("train", "test"), mnist(), strict=True))
 
 
+def framed(data: LabelledImages, pixels: int) -> LabelledImages:
+    """Return the images with a dark border: (N, C, H, W) -> (N, C, H + 2 pixels, W + 2 pixels)."""
+    images = F.pad(data.images, (pixels, pixels, pixels, pixels))
+    return LabelledImages(images, data.labels, data.classes, data.name)
+
+
 def load_cifar10(settings: Settings) -> dict[str, LabelledImages]:
     """Return CIFAR-10, and ``settings["test_per_class"]`` of its test images if that is named."""
     train, test = cifar10()

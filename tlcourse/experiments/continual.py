@@ -7,7 +7,8 @@ ways to ask, and they are problems of different difficulty:
   classes of different steps be told from each other;
 - *step known*: somebody says of which step the image is, and the head of that step answers.
 
-All methods have the same hidden layers, rate, batches and epochs a step:
+All methods have the same hidden layers, rate, batches and epochs a step; fine-tuning and LwF warm
+each new head up before, for half as many epochs:
 
 1. fine-tuning: only the new step's images, and nothing is held on to;
 2. the same, from a network that was tuned on all ten classes first, as in the NMA report;

@@ -37,7 +37,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from tlcourse.continual import LearningWithoutForgetting, less_forgetting_loss
 from tlcourse.data import LabelledImages, few_per_class, glyphs
-from tlcourse.experiments.common import cross_entropy, load_digits, load_mnist, per_cent
+from tlcourse.experiments.common import cross_entropy, framed, load_digits, load_mnist, per_cent
 from tlcourse.experiments.experiment import Data, Experiment, Row, Settings
 from tlcourse.finetuning import freeze
 from tlcourse.models import SmallResNet
@@ -183,8 +183,7 @@ def load_old_and_mnist(settings: Settings) -> dict[str, LabelledImages]:
     for part, images in load_mnist(settings).items():
         if part == "test" and "test_per_class" in settings:
             images = few_per_class(images, settings["test_per_class"], seed=0)
-        padded = F.pad(images.images, (2, 2, 2, 2))  # (N, 1, 28, 28) -> (N, 1, 32, 32)
-        found[part] = LabelledImages(padded, images.labels, images.classes, images.name)
+        found[part] = framed(images, 2)
     return _with_old(found, settings)
 
 

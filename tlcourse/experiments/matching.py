@@ -5,7 +5,9 @@ set of first weights are trained in several ways: on the labels alone, with atte
 with full-activation transfer (F-ActT), with distillation (KD), and with AT and KD together.
 
 The students of a pair are trained side by side on the same batches. They share no weight, so the
-gradient of the sum of their losses is for each that of its own, and the teacher runs only once.
+gradient of the sum of their losses is for each that of its own, and the teacher runs only once. A
+network that is the student of two pairs is trained alone once, with the first of them; the students
+of the second pair begin with other weights.
 
 Where there is no GPU, at-cifar10 takes a short schedule: small enough for two cores, it stops long
 before the networks have learnt what they can. Its images, steps and rates were chosen on held-out
@@ -51,7 +53,9 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
         if teacher_name not in teachers:
             teacher = Network(teacher_name, train, settings)
             file = folder / f"{teacher_name}.safetensors"
-            _train(teacher, cross_entropy, many, settings, settings["teacher_epochs"], seed, file)
+            train_network(
+                teacher, cross_entropy, many, settings, settings["teacher_epochs"], seed, file
+            )
             teachers[teacher_name] = teacher.eval()
         teacher = teachers[teacher_name]
 
@@ -61,7 +65,7 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
         epochs, file = settings["student_epochs"], folder / f"{pair}.safetensors"
         steps = epochs * -(-len(few) // settings["batch_size"])
         objective = side_by_side(teacher, settings, steps)
-        _train(students, objective, few, settings, epochs, seed, file)
+        train_network(students, objective, few, settings, epochs, seed, file)
 
         errors = {way: 100 * error_rate(net, test) for way, net in students.nets.items()}
         alone.setdefault(student_name, errors.get("student", float("nan")))
@@ -203,7 +207,7 @@ def _draw(train: LabelledImages, n: int | None, seed: int) -> LabelledImages:
     return train if n is None else few_per_class(train, n, seed=seed)
 
 
-def _train(
+def train_network(
     model: nn.Module,
     objective: Objective,
     on: LabelledImages,
@@ -212,6 +216,7 @@ def _train(
     seed: int,
     checkpoint: Path,
 ) -> None:
+    """Train by stochastic gradient descent, as the settings say."""
     milestones = settings["milestones"]
     fit(
         model,

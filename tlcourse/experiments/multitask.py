@@ -147,8 +147,12 @@ def measure(model: nn.Module, data: Scenes, tasks: Sequence[str]) -> dict[str, f
     - depth: the mean absolute error of the inverse depth, over all pixels, in per cent of that of
       the nearest place.
     """
+    device = next(model.parameters()).device
     with evaluating(model), torch.no_grad():
-        parts = [model(images) for images in data.images.split(200)]
+        parts = [
+            [answer.cpu() for answer in model(images.to(device))]
+            for images in data.images.split(200)
+        ]
     found = {}
     for task, answers in zip(tasks, zip(*parts, strict=True), strict=True):
         answer = torch.cat(answers)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -131,9 +132,22 @@ def run(
 
 def _key(experiment: Experiment, settings: Mapping[str, Any], data: Mapping[str, str]) -> str:
     module = inspect.getmodule(experiment.run_seed)
-    source = inspect.getsource(module) if module else ""
+    source = "".join(inspect.getsource(m) for m in _with_imported(module)) if module else ""
     text = json.dumps([source, settings, data], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _with_imported(module: ModuleType) -> list[ModuleType]:
+    """Return a module and the experiments' modules that it takes something from, by name."""
+    found, waiting = {module.__name__: module}, [module]
+    while waiting:
+        for thing in vars(waiting.pop()).values():
+            name = str(getattr(thing, "__module__", None))
+            shared = name.startswith("tlcourse.experiments.")
+            if shared and name not in (Experiment.__module__, *found):
+                found[name] = sys.modules[name]
+                waiting.append(found[name])
+    return [found[name] for name in sorted(found)]
 
 
 def _make_folder(folder: Path) -> None:

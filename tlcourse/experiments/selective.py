@@ -5,9 +5,9 @@ image, or see it in their first weights alone; the others learn source and targe
 source images, with a random part of them, or with the nearest to the target images.
 
 Every row takes the same number of steps, with the same number of target images in each; a joint
-step has as many source images beside them. A seed draws the few target images, the random weights
-and the random part, which is as large as what the selective row ends with. Settings were chosen
-with other draws, measured on training images; no test image took part.
+step has as many source images beside them, which are not augmented. A seed draws the few target
+images, the random weights and the random part, which is as large as what the selective row ends
+with. Settings were chosen with other draws, measured on training images; no test image took part.
 
 The lecture's tables have two rows more that they do not explain. For "model fusion" we take the
 mean of the probabilities of two networks, trained beside what either bank of filters finds near.

@@ -15,6 +15,9 @@ the same number of steps, with as many source images as target images in each. T
 has no source. Where letters in negative are about, a last row tells how much of the selection are
 printed digits.
 
+Compare rows within a half: the network that knows the source was trained on more images, for more
+steps, than the one that does not.
+
 A seed draws the labelled digits, the weights and the random part. The settings are those of
 selective-joint, with retrieval asking for fewer of the fewer source images.
 """
