@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,6 +44,13 @@ def test_the_matrix_is_filled_in_the_order_of_learning():
     assert calls[:5] == [("learn", 0), ("test", 0), ("learn", 1), ("test", 0), ("test", 1)]
     calls.clear()
     assert torch.equal(accuracy_matrix(learn, test, 4, ahead=True), R)
+
+
+def test_the_numbers_of_numpy_and_torch_are_numbers_too():
+    for half in (np.float32(0.5), np.array(0.5), torch.tensor(0.5)):
+        assert accuracy_matrix(lambda i: None, lambda j, half=half: half, 1).item() == 0.5
+    assert transfer_score(np.array([0.5, 0.7]), np.array([0.25, 0.35])) == 2
+    assert average_accuracy([[0.5]]) == 0.5
 
 
 @pytest.mark.equation("eq-average-accuracy")
@@ -115,6 +123,14 @@ def test_the_transfer_score_is_the_ratio_of_the_areas():
         ({"test": 0.5}, TypeError, "test must be a function"),
         ({"test": lambda j: 97.0}, ValueError, r"test\(0\) after task 0 must be in \[0, 1\]"),
         ({"test": lambda j: math.nan}, ValueError, "must be finite"),
+        (
+            {"test": lambda j: None},
+            TypeError,
+            r"^test\(0\) after task 0 must be a number, got None",
+        ),
+        ({"test": lambda j: "0.5"}, TypeError, r"^test\(0\) after task 0 .* number, got '0\.5'"),
+        ({"test": lambda j: True}, TypeError, r"^test\(0\) after task 0 .* number, got True"),
+        ({"test": lambda j: torch.rand(2)}, TypeError, r"^test\(0\) after task 0 .* got tensor"),
     ],
 )
 def test_bad_input_of_the_matrix(what, error, match):
@@ -143,14 +159,26 @@ def test_bad_matrices(measure, matrix, match):
         measure(matrix)
 
 
+@pytest.mark.parametrize("matrix", [None, "0.5", [[0.5], [0.5, 0.5]]])
+def test_a_matrix_that_is_none(matrix):
+    with pytest.raises(TypeError, match=r"^matrix must be a tensor of accuracies, \(M, M\), got"):
+        average_accuracy(matrix)
+
+
 def test_bad_steps():
     with pytest.raises(ValueError, match=r"step must be in \[-4, 3\], got 4"):
         average_accuracy(R, step=4)
     with pytest.raises(TypeError, match="step must be an integer"):
         forgetting(R, step=1.0)
-    for measure in (lambda: forgetting(R, step=0), lambda: backward_transfer(R[:1, :1])):
-        with pytest.raises(ValueError, match="nothing to forget after the first task"):
-            measure()
+    with pytest.raises(ValueError, match="nothing to forget after the first task"):
+        forgetting(R, step=0)
+
+
+def test_one_task_has_no_transfer():
+    with pytest.raises(ValueError, match="^Backward transfer is measured between tasks"):
+        backward_transfer(R[:1, :1])
+    with pytest.raises(ValueError, match="^Forward transfer is measured between tasks"):
+        forward_transfer(R[:1, :1], [0.5])
 
 
 def test_bad_input_of_forward_transfer():
@@ -158,6 +186,8 @@ def test_bad_input_of_forward_transfer():
         forward_transfer(R, [0.5] * 3)
     with pytest.raises(ValueError, match=r"untrained\[2\] must be in \[0, 1\]"):
         forward_transfer(R, [0.5, 0.5, 50.0, 0.5])
+    with pytest.raises(TypeError, match=r"^untrained must be a sequence .* got 0\.1 \(float\)"):
+        forward_transfer(R, 0.1)
     with pytest.raises(ValueError, match=r"NaN above the diagonal: .*ahead=True"):
         forward_transfer(LOWER, [0.5] * 4)
 
@@ -171,6 +201,10 @@ def test_bad_input_of_forward_transfer():
         ([0.5], [math.nan], ValueError, r"baseline\[0\] must be finite"),
         ([0.5], [0.0], ValueError, "baseline is 0 at all points"),
         (["a"], [0.5], TypeError, r"curve\[0\] must be a number"),
+        (0.5, 0.4, TypeError, r"^curve must be a sequence of numbers, .* got 0\.5 \(float\)"),
+        ([0.5], 0.4, TypeError, r"^baseline must be a sequence of numbers, .* got 0\.4 \(float\)"),
+        (np.array(0.5), [0.4], TypeError, r"^curve must be a sequence of numbers"),
+        ([0.5], None, TypeError, r"^baseline must be a sequence of numbers"),
     ],
 )
 def test_bad_input_of_the_transfer_score(curve, baseline, error, match):

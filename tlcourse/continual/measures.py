@@ -6,6 +6,7 @@ after learning task i.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import torch
@@ -69,7 +70,10 @@ def accuracy_matrix(
     for i in range(n_tasks):
         learn(i)
         for j in range(n_tasks if ahead else i + 1):
-            value = float(test(j))
+            value = test(j)
+            if not isinstance(value, (bool, str, bytes)):  # NumPy and torch have numbers as well
+                with contextlib.suppress(TypeError, ValueError):
+                    value = float(value)
             check_number(f"test({j}) after task {i}", value, low=0, high=1)
             R[i, j] = value
     return R
@@ -151,7 +155,9 @@ def forgetting(matrix: Tensor, step: int = -1) -> float:
     0.6
     """
     R = _checked(matrix)
-    i = _second_or_later(_step(step, len(R)))
+    i = _step(step, len(R))
+    if i == 0:
+        raise ValueError("There is nothing to forget after the first task: it takes two or more.")
     fallen = [R[j:i, j].max() - R[i, j] for j in range(i)]
     return float(torch.stack(fallen).mean())
 
@@ -177,7 +183,7 @@ def backward_transfer(matrix: Tensor) -> float:
     Raises
     ------
     TypeError, ValueError
-        As :func:`forgetting`.
+        As :func:`average_accuracy`; and for the matrix of one task.
 
     References
     ----------
@@ -190,7 +196,7 @@ def backward_transfer(matrix: Tensor) -> float:
     -0.5
     """
     R = _checked(matrix)
-    last = _second_or_later(len(R) - 1)
+    last = _last_of_several(R, "Backward transfer")
     return float((R[last, :last] - R.diagonal()[:last]).mean())
 
 
@@ -216,7 +222,7 @@ def forward_transfer(matrix: Tensor, untrained: Sequence[float]) -> float:
     Raises
     ------
     TypeError, ValueError
-        As :func:`forgetting`; if the matrix has NaN above the diagonal, or there are not M
+        As :func:`backward_transfer`; if the matrix has NaN above the diagonal, or there are not M
         accuracies.
 
     References
@@ -230,13 +236,12 @@ def forward_transfer(matrix: Tensor, untrained: Sequence[float]) -> float:
     0.2
     """
     R = _checked(matrix)
-    last = _second_or_later(len(R) - 1)
+    last = _last_of_several(R, "Forward transfer")
+    _check_numbers("untrained", untrained, high=1)
     if len(untrained) != len(R):
         raise ValueError(
             f"untrained must be {len(R)} accuracies, one a task; got {len(untrained)}."
         )
-    for j, value in enumerate(untrained):
-        check_number(f"untrained[{j}]", value, low=0, high=1)
     before = R.diagonal(offset=1)  # (M - 1,): R[j - 1, j]
     if bool(torch.isnan(before).any()):
         raise ValueError(
@@ -285,14 +290,13 @@ def transfer_score(curve: Sequence[float], baseline: Sequence[float]) -> float:
     >>> round(transfer_score([0.6, 0.9], [0.3, 0.7]), 2)
     1.5
     """
+    _check_numbers("curve", curve)
+    _check_numbers("baseline", baseline)
     if len(curve) != len(baseline) or len(curve) == 0:
         raise ValueError(
             "curve and baseline must have the same number of points, at least 1; got "
             f"{len(curve)} and {len(baseline)}."
         )
-    for name, values in (("curve", curve), ("baseline", baseline)):
-        for t, value in enumerate(values):
-            check_number(f"{name}[{t}]", value, low=0)
     if sum(baseline) == 0:
         raise ValueError("baseline is 0 at all points: nothing can be measured relative to it.")
     return float(sum(curve) / sum(baseline))
@@ -300,7 +304,12 @@ def transfer_score(curve: Sequence[float], baseline: Sequence[float]) -> float:
 
 def _checked(matrix: Tensor) -> Tensor:
     """Return R in float64; raise unless it is square, with accuracies up to the diagonal."""
-    R = torch.as_tensor(matrix, dtype=torch.float64)
+    try:
+        R = torch.as_tensor(matrix, dtype=torch.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"matrix must be a tensor of accuracies, (M, M), got {type(matrix).__name__}."
+        ) from None
     if R.ndim != 2 or R.shape[0] != R.shape[1] or len(R) == 0:
         raise ValueError(f"matrix must have shape (M, M), a row a step; got {shape_of(R)}.")
     below = R[torch.ones_like(R).tril().bool()]
@@ -320,7 +329,20 @@ def _step(step: int, n: int) -> int:
     return step % n
 
 
-def _second_or_later(step: int) -> int:
-    if step == 0:
-        raise ValueError("There is nothing to forget after the first task: it takes two or more.")
-    return step
+def _last_of_several(R: Tensor, measure: str) -> int:
+    if len(R) == 1:
+        raise ValueError(f"{measure} is measured between tasks: the matrix has one, it takes two.")
+    return len(R) - 1
+
+
+def _check_numbers(name: str, values: Sequence[float], *, high: float | None = None) -> None:
+    """Raise unless ``values`` is a sequence of numbers from 0 to ``high``."""
+    try:
+        len(values)
+    except TypeError:  # one number, or NumPy's and torch's arrays of no dimension
+        raise TypeError(
+            f"{name} must be a sequence of numbers, such as a list; got {values!r} "
+            f"({type(values).__name__})."
+        ) from None
+    for i, value in enumerate(values):
+        check_number(f"{name}[{i}]", value, low=0, high=high)
