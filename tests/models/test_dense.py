@@ -51,8 +51,16 @@ def test_a_pixel_answers_for_its_own_place():
         (lambda: DenseNetwork([3], width=0), "width must be at least 1"),
         (lambda: DenseNetwork([3])(torch.rand(1, 3, 8, 8)), r"shape \(N, 1, H, W\)"),
         (lambda: DenseNetwork([3])(torch.rand(1, 1, 20, 16)), "sides of 8 n pixels"),
+        (lambda: DenseNetwork([3])(torch.rand(0, 1, 8, 8)), r"none of them 0; got \(0, 1, 8, 8\)"),
     ],
 )
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_input_that_is_no_tensor_of_floats():
+    with pytest.raises(TypeError, match=r"^images must be a torch\.Tensor, got list"):
+        DenseNetwork([3])([[0.0]])
+    with pytest.raises(TypeError, match=r"^images must hold floating-point numbers, got .*uint8"):
+        DenseNetwork([3])(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))

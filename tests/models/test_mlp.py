@@ -61,3 +61,13 @@ def test_wrong_input():
         ValueError, match=r"x must have 784 numbers a sample.*\(2, 1, 32, 32\).*1024"
     ):
         MLP((784, 3, 2))(torch.rand(2, 1, 32, 32))
+    with pytest.raises(ValueError, match=r"got shape \(784,\).*Add the batch dimension"):
+        MLP((784, 3, 2))(torch.rand(784))
+    with pytest.raises(TypeError, match=r"^x must be a torch\.Tensor, got list"):
+        MLP((2, 3, 2))([[0.0, 0.0]])
+    with pytest.raises(TypeError, match=r"^x must hold floating-point numbers, got .*int64"):
+        MLP((2, 3, 2))(torch.ones(1, 2).long())
+
+
+def test_an_empty_batch_has_no_logits():
+    assert MLP((4, 3, 2))(torch.rand(0, 1, 2, 2)).shape == (0, 2)

@@ -53,5 +53,7 @@ def test_wrong_images():
         model(torch.rand(1, 32, 32))
     with pytest.raises(ValueError, match=r"at least 8 pixels"):
         model(torch.rand(2, 1, 4, 32))
+    with pytest.raises(TypeError, match=r"^x must be a torch\.Tensor, got list"):
+        model([[0.0]])
     with pytest.raises(TypeError, match=r"torch.uint8: use images / 255"):
         model(torch.zeros(2, 1, 32, 32, dtype=torch.uint8))

@@ -7,13 +7,14 @@ that is trained along with it (Rusu et al., 2016). The price is a network that g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tlcourse._checks import check_choice, check_int, shape_of
+from tlcourse._checks import check_choice, check_dtype, check_int, shape_of
 from tlcourse.models.classifier import check_images
 
 KINDS = ("mlp", "conv")
@@ -135,7 +136,6 @@ class ProgressiveNetwork(nn.Module):
             would spoil all later ones.
         """
         check_int("n_outputs", n_outputs, low=2)
-        device = None
         if len(self.columns) > 0:
             newest = self._column(-1)
             if self.training:
@@ -151,11 +151,12 @@ class ProgressiveNetwork(nn.Module):
                         "Train that column again with a smaller learning rate before adding one."
                     )
             newest.freeze()
-            device = next(newest.parameters()).device
         column = _Column(
             self.kind, self.n_inputs, self.widths, n_outputs, len(self.columns), self.adapter
         )
-        self.columns.append(column.to(device).train(self.training))
+        if len(self.columns) > 0:
+            column.to(next(self.columns[-1].parameters()))  # the device and dtype of the others
+        self.columns.append(column.train(self.training))
         return len(self.columns) - 1
 
     def forward(self, x: Tensor, column: int = -1) -> Tensor:
@@ -200,7 +201,9 @@ class ProgressiveNetwork(nn.Module):
     def _check_input(self, x: Tensor) -> None:
         if self.kind == "conv":
             check_images(x, self.n_inputs)
-        elif x.ndim < 2 or x[0].numel() != self.n_inputs:
+            return
+        check_dtype("x", x)
+        if x.ndim < 2 or math.prod(x.shape[1:]) != self.n_inputs:
             raise ValueError(
                 f"x must have {self.n_inputs} numbers a sample, got shape {shape_of(x)}."
             )

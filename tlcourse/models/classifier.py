@@ -78,6 +78,8 @@ class Classifier(nn.Module):
 
 def check_images(x: Tensor, channels: int, *, smallest: int = 1) -> None:
     """Raise unless x is (N, channels, H, W) of floating-point numbers, H and W not too small."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}.")
     if x.ndim != 4 or x.shape[1] != channels:
         raise ValueError(
             f"x must be images of shape (N, {channels}, H, W), got {shape_of(x)}."

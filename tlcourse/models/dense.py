@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tlcourse._checks import check_int, shape_of
+from tlcourse._checks import check_dtype, check_int, shape_of
 
 
 class DenseNetwork(nn.Module):
@@ -60,9 +60,11 @@ class DenseNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return an answer for every task, (N, C_i, H, W). H and W must be multiples of 8."""
-        if images.ndim != 4 or images.shape[1] != self.in_channels:
+        check_dtype("images", images)
+        if images.ndim != 4 or images.shape[1] != self.in_channels or images.numel() == 0:
             raise ValueError(
-                f"images must have shape (N, {self.in_channels}, H, W), got {shape_of(images)}."
+                f"images must have shape (N, {self.in_channels}, H, W), none of them 0; got "
+                f"{shape_of(images)}."
             )
         if images.shape[2] % 8 or images.shape[3] % 8:
             raise ValueError(f"images must have sides of 8 n pixels, got {shape_of(images)}.")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from tlcourse._checks import check_int, check_number, shape_of
+from tlcourse._checks import check_dtype, check_int, check_number, shape_of
 from tlcourse.models.classifier import Classifier
 
 
@@ -76,13 +77,14 @@ class _Layers(nn.Module):
             self.add_module(name, nn.Sequential(OrderedDict(**parts, dropout=nn.Dropout(dropout))))
 
     def forward(self, x: Tensor) -> Tensor:
-        h: Tensor = x.flatten(1)  # (N, C, H, W) -> (N, C * H * W)
-        if h.shape[1] != self.n_inputs:
+        check_dtype("x", x)
+        n_inputs = math.prod(x.shape[1:])
+        if x.ndim < 2 or n_inputs != self.n_inputs:
             raise ValueError(
                 f"x must have {self.n_inputs} numbers a sample, got shape {shape_of(x)} with "
-                f"{h.shape[1]}."
+                f"{n_inputs}." + (" Add the batch dimension: x[None]." if x.ndim == 1 else "")
             )
-        h = self.input_dropout(h)
+        h: Tensor = self.input_dropout(x.flatten(1))  # (N, C, H, W) -> (N, C * H * W)
         for name in self.layers:
             h = self.get_submodule(name)(h)  # (N, widths[l - 1]) -> (N, widths[l])
         return h
