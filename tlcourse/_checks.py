@@ -120,6 +120,18 @@ def check_same_shape(first: str, a: Tensor, second: str, b: Tensor) -> None:
         )
 
 
+def at_least_float32(first: str, a: Tensor, second: str, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both tensors, half precision as float32; raise unless they then are of one kind.
+
+    Mixed precision makes outputs in half precision, and what was recorded may be float32. A loss
+    is summed in float32 in any case.
+    """
+    wide_a, wide_b = (t.float() if t.itemsize < 4 else t for t in (a, b))
+    if wide_a.shape != wide_b.shape or wide_a.dtype != wide_b.dtype:
+        check_same_shape(first, a, second, b)
+    return wide_a, wide_b
+
+
 def check_targets(name: str, value: Tensor, *, n_samples: int, n_classes: int) -> None:
     """Raise unless ``value`` holds (N,) int64 class indices in [0, K)."""
     if not isinstance(value, Tensor):

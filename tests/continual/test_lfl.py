@@ -34,16 +34,45 @@ def test_the_recorded_features_get_no_gradient():
     assert bool((now.grad != 0).all())
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(half):
+    x = torch.full((1, 1000), 300.0, requires_grad=True)  # 300^2 is above all of float16
+    before = torch.zeros(1, 1000)
+    loss = less_forgetting_loss(x.to(half), before)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(1000 * 300**2 / 2)
+    assert torch.equal(loss, less_forgetting_loss(x.to(half), before.to(half)))
+    loss.backward()
+    assert torch.equal(x.grad, torch.full((1, 1000), 300.0))
+
+
+def test_it_works_under_autocast():
+    torch.manual_seed(0)
+    backbone, x = torch.nn.Linear(6, 4), torch.rand(8, 6)
+    before = torch.rand(8, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = backbone(x)
+        loss = less_forgetting_loss(features, before)
+    assert features.dtype == torch.bfloat16
+    assert loss.item() == pytest.approx(less_forgetting_loss(backbone(x), before).item(), rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("now", "before", "error", "match"),
     [
-        (torch.rand(3), torch.rand(3), ValueError, r"features must have shape \(N, D\)"),
+        (torch.rand(3), torch.rand(3), ValueError, r"^features must have shape \(N, D\)"),
         (torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4), ValueError, "Pool or flatten"),
         (torch.rand(0, 3), torch.rand(0, 3), ValueError, "N at least 1"),
         (torch.rand(2, 3), torch.rand(2, 4), ValueError, "must have the same shape"),
         (torch.rand(2, 3), torch.rand(2, 3).double(), TypeError, "same dtype"),
-        (torch.ones(2, 3).long(), torch.rand(2, 3), TypeError, "features must hold floating"),
-        (torch.full((2, 3), torch.nan), torch.rand(2, 3), ValueError, "features contains NaN"),
+        (
+            torch.rand(2, 3).half(),
+            torch.rand(2, 3).double(),
+            TypeError,
+            "float16 and torch.float64",
+        ),
+        (torch.ones(2, 3).long(), torch.rand(2, 3), TypeError, "^features must hold floating"),
+        (torch.full((2, 3), torch.nan), torch.rand(2, 3), ValueError, "^features contains NaN"),
         (torch.rand(2, 3), torch.full((2, 3), torch.inf), ValueError, "recorded_features con"),
         (torch.rand(2, 3), None, TypeError, "recorded_features must be a torch.Tensor"),
     ],

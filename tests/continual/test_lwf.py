@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from tlcourse.continual import LearningWithoutForgetting, lwf_old_task_loss
 from tlcourse.distillation import distillation_loss
@@ -110,19 +110,32 @@ def test_mistake_power_of_probabilities():
     assert torch.allclose(gradient(ours, now), torch.tensor([[0.5, -0.5, 0.0]]), atol=1e-5)
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(logits, half):
+    now, recorded = (t.detach().to(half) for t in logits)
+    expected = lwf_old_task_loss(now.float(), recorded.float())
+    assert expected.dtype == torch.float32
+    assert torch.equal(lwf_old_task_loss(now, recorded), expected)
+    assert torch.equal(lwf_old_task_loss(now, recorded.float()), expected)
+    assert torch.equal(lwf_old_task_loss(now.float(), recorded), expected)
+
+
 @pytest.mark.parametrize(
     ("what", "error", "match"),
     [
         ({"old_logits": torch.zeros(3)}, ValueError, r"old_logits must have shape \(N, K\)"),
         ({"recorded_logits": torch.zeros(4, 2)}, ValueError, "must have the same shape"),
         ({"recorded_logits": torch.zeros(3, 2).double()}, TypeError, "the same dtype"),
+        ({"old_logits": torch.zeros(3, 2).double()}, TypeError, "float64 and torch.float32"),
+        ({"recorded_logits": torch.zeros(3, 2).double(), "old_logits": torch.zeros(3, 2).half()},
+         TypeError, "float16 and torch.float64"),
         ({"old_logits": torch.zeros(3, 2).long()}, TypeError, "old_logits must hold floating"),
         ({"old_logits": torch.full((3, 2), torch.nan)}, ValueError, "old_logits contains NaN"),
         ({"recorded_logits": torch.full((3, 2), torch.nan)}, ValueError, "recorded_logits con"),
         ({"temperature": 0.0}, ValueError, "temperature must be greater than 0"),
         ({"temperature": "2"}, TypeError, "temperature must be a number"),
     ],
-)
+)  # fmt: skip
 def test_bad_input_of_the_loss(what, error, match):
     arguments = {"old_logits": torch.zeros(3, 2), "recorded_logits": torch.zeros(3, 2)} | what
     with pytest.raises(error, match=match):
@@ -165,6 +178,11 @@ def test_the_third_task_has_the_answers_of_both_old_heads(new_data):
 def test_a_shuffled_loader_keeps_sample_and_answer_together(new_data):
     lwf = network()
     recording = lwf.new_task(new_data, 2)
+    shuffled = DataLoader(
+        recording.answers, 7, shuffle=True, generator=torch.Generator().manual_seed(2)
+    )
+    for x, _, answer in shuffled:
+        torch.testing.assert_close(answer, lwf(x, 0).detach())
     for index in (13, 2):
         x, _, answer = recording.answers[index]
         torch.testing.assert_close(answer, lwf(x[None], 0)[0].detach())
@@ -216,6 +234,20 @@ def test_the_loss_is_the_weighted_sum_over_the_old_heads(new_data, weight):
     for task, z in enumerate(recorded):
         expected = expected + weight * lwf_old_task_loss(lwf(x, task), z, temperature=2.0)
     torch.testing.assert_close(lwf.loss(answers.tensors), expected)
+
+
+def test_the_loss_under_autocast_with_answers_in_float32(new_data):
+    """Mixed precision: the heads answer in bfloat16 what was recorded in float32."""
+    lwf = network()
+    batch = lwf.new_task(new_data, 2).answers.tensors
+    assert batch[2].dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert lwf(batch[0], 0).dtype == torch.bfloat16
+        loss = lwf.loss(batch)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(lwf.loss(batch).item(), rel=0.01)
+    assert all(p.grad is not None for p in lwf.parameters())
 
 
 def test_the_loss_uses_the_network_s_own_temperature(new_data):

@@ -129,6 +129,32 @@ def test_float32_stays_close_to_float64(logits):
         assert single.item() == pytest.approx(double.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("settings", [{}, {"divergence": "kl"}, {"reduction": "none"}])
+def test_half_precision_is_computed_in_float32(logits, half, settings):
+    z, v, y = logits
+    z, v = z.detach().to(half), v.to(half)
+    expected = distillation_loss(z.float(), v.float(), y, **settings)
+    assert expected.dtype == torch.float32
+    for pair in ((z, v), (z, v.float()), (z.float(), v)):
+        assert torch.equal(distillation_loss(*pair, y, **settings), expected)
+
+
+def test_it_works_under_autocast():
+    """Mixed precision: the student answers in bfloat16, the teacher's logits are cached."""
+    torch.manual_seed(0)
+    student, x = nn.Linear(6, K), torch.rand(N, 6)
+    v, y = torch.randn(N, K), torch.arange(N) % K
+    with torch.autocast("cpu", torch.bfloat16):
+        z = student(x)
+        loss = distillation_loss(z, v, y)
+    assert z.dtype == torch.bfloat16
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(distillation_loss(student(x), v, y).item(), rel=0.01)
+    loss.backward()
+    assert bool((student.weight.grad != 0).any())
+
+
 # --- gradients ---------------------------------------------------------------------------------
 
 
@@ -243,6 +269,7 @@ def test_bad_values_are_named(arguments, settings, message):
     [
         ((Z.long(), V, Y), {}, "student_logits must hold floating-point numbers, got .*int64"),
         ((Z, V.double(), Y), {}, "same dtype, got torch.float32 and torch.float64"),
+        ((Z.half(), V.double(), Y), {}, "same dtype, got torch.float16 and torch.float64"),
         ((Z, V, Y.float()), {}, "targets must hold class indices of dtype int64, got .*float32"),
         ((Z, V.tolist(), Y), {}, "teacher_logits must be a torch.Tensor, got list"),
         ((Z, V, [0, 1, 2, 0]), {}, "targets must be a torch.Tensor, got list"),

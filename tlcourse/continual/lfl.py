@@ -9,12 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tlcourse._checks import (
-    check_dtype,
-    check_finite,
-    check_same_shape,
-    shape_of,
-)
+from tlcourse._checks import at_least_float32, check_dtype, check_finite, shape_of
 
 
 def less_forgetting_loss(features: Tensor, recorded_features: Tensor) -> Tensor:
@@ -36,7 +31,8 @@ def less_forgetting_loss(features: Tensor, recorded_features: Tensor) -> Tensor:
     Parameters
     ----------
     features, recorded_features
-        Shape (N, D), one dtype; row n of both comes from the same input.
+        Shape (N, D), one dtype; row n of both comes from the same input. Half precision counts as
+        float32, and is computed in it.
 
     Returns
     -------
@@ -66,7 +62,9 @@ def less_forgetting_loss(features: Tensor, recorded_features: Tensor) -> Tensor:
             f"features must have shape (N, D), N at least 1; got {shape_of(features)}. "
             "Pool or flatten feature maps first."
         )
-    check_same_shape("features", features, "recorded_features", recorded_features)
+    features, recorded_features = at_least_float32(
+        "features", features, "recorded_features", recorded_features
+    )
     moved = features - recorded_features.detach()  # (N, D)
     loss = moved.square().sum() / (2 * len(moved))
     check_finite(loss, features=features, recorded_features=recorded_features)

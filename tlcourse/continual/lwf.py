@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from tlcourse._checks import (
+    at_least_float32,
     check_finite,
     check_float_tensor,
     check_int,
     check_logits_shape,
     check_number,
-    check_same_shape,
     check_targets,
     check_temperature,
     refuse_random_augmentation,
@@ -59,7 +59,8 @@ def lwf_old_task_loss(
     Parameters
     ----------
     old_logits, recorded_logits
-        Shape (N, K), one dtype; row n of both comes from the same input.
+        Shape (N, K), one dtype; row n of both comes from the same input. Half precision counts as
+        float32, and is computed in it.
     temperature
         The paper takes 2.
 
@@ -87,7 +88,9 @@ def lwf_old_task_loss(
     check_temperature(temperature)
     check_logits_shape("old_logits", old_logits)
     check_logits_shape("recorded_logits", recorded_logits)
-    check_same_shape("old_logits", old_logits, "recorded_logits", recorded_logits)
+    old_logits, recorded_logits = at_least_float32(
+        "old_logits", old_logits, "recorded_logits", recorded_logits
+    )
     y = torch.softmax(recorded_logits.detach() / temperature, dim=1)  # (N, K)
     loss = F.cross_entropy(old_logits / temperature, y)
     check_finite(loss, old_logits=old_logits, recorded_logits=recorded_logits)

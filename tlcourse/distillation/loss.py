@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tlcourse._checks import (
+    at_least_float32,
     check_choice,
     check_finite,
     check_float_tensor,
     check_logits_shape,
     check_number,
-    check_same_shape,
     check_targets,
     check_temperature,
 )
@@ -95,7 +95,8 @@ def distillation_loss(
     Parameters
     ----------
     student_logits, teacher_logits
-        Shape (N, K), one dtype. Row n of both must come from the same input.
+        Shape (N, K), one dtype. Row n of both must come from the same input. Half precision counts
+        as float32, and is computed in it.
     targets
         Class indices, shape (N,), int64. ``None`` gives the soft term alone, with its
         :math:`T^2` and without :math:`\alpha`.
@@ -135,7 +136,9 @@ def distillation_loss(
     check_choice("reduction", reduction, ("mean", "none"))
     check_logits_shape("student_logits", student_logits)
     check_logits_shape("teacher_logits", teacher_logits)
-    check_same_shape("student_logits", student_logits, "teacher_logits", teacher_logits)
+    student_logits, teacher_logits = at_least_float32(
+        "student_logits", student_logits, "teacher_logits", teacher_logits
+    )
     if targets is not None:
         n_samples, n_classes = student_logits.shape
         check_targets("targets", targets, n_samples=n_samples, n_classes=n_classes)
