@@ -1,12 +1,14 @@
 """LwF: the loss against its definition, the three steps, and the mistakes made in public."""
 
+import copy
 import math
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from tlcourse.continual import LearningWithoutForgetting, lwf_old_task_loss
 from tlcourse.distillation import distillation_loss
@@ -214,6 +216,62 @@ def test_what_is_kept_grows_with_the_new_data_alone(new_data):
         recording = network(n_old).new_task(new_data, 2)
         assert recording.answers.tensors[2].numel() == len(new_data) * n_old
         assert recording.answers.tensors[0] is new_data.tensors[0]  # no copy of the images
+
+
+def test_a_checkpoint_of_other_answers_is_refused(new_data, tmp_path):
+    """One data set, two networks: what the old head said is part of the data."""
+
+    def train(scale):
+        lwf = network()
+        with torch.no_grad():
+            lwf.heads[0].weight.mul_(scale)
+        fit(lwf, LearningWithoutForgetting.loss, lwf.new_task(new_data, 2).answers, epochs=1,
+            optimizer=torch.optim.SGD(lwf.parameters(), lr=0.1), progress=False,
+            checkpoint=tmp_path / "joint.safetensors")  # fmt: skip
+
+    train(1.0)
+    train(1.0)
+    with pytest.raises(ValueError, match="checkpoint of another run: data was"):
+        train(2.0)
+
+
+class Named(TensorDataset):
+    """Images with a fingerprint of their own, which sees more than the tensors."""
+
+    name = "a"
+
+    def fingerprint(self):
+        return self.name
+
+
+def test_the_fingerprint_sees_the_data_and_every_answer(new_data):
+    x, y = new_data.tensors
+    lwf = network()
+    lwf.new_task(new_data, 2)  # the third task has two answers
+
+    def fingerprint(data, change=None):
+        recorded = copy.deepcopy(lwf).new_task(data, 2).answers
+        if change is not None:
+            recorded.answers[change][7, 1] += 1
+        return recorded.fingerprint()
+
+    named, other = Named(x, y), Named(x, y)
+    other.name = "b"
+    listed = [(a, b) for a, b in zip(x, y, strict=True)]  # neither tensors nor a fingerprint
+    found = [
+        fingerprint(new_data),
+        fingerprint(new_data, change=0),
+        fingerprint(new_data, change=1),
+        fingerprint(TensorDataset(x, 1 - y)),
+        fingerprint(TensorDataset(x + 1, y)),
+        fingerprint(named),
+        fingerprint(other),
+        fingerprint(listed),
+        fingerprint(Subset(TensorDataset(x + 1, y), range(20))),
+    ]
+    assert len(set(found)) == len(found)
+    assert all(re.fullmatch("[0-9a-f]{16}", f) for f in found)
+    assert fingerprint(TensorDataset(x.clone(), y.clone())) == found[0]
 
 
 # --- the joint loss ----------------------------------------------------------------------------

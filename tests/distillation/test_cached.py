@@ -1,11 +1,16 @@
 """The cached teacher stays in step with its data set, whatever order a loader draws."""
 
+import copy
+import re
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from tlcourse.distillation import CachedTeacher
+from tlcourse.data import LabelledImages
+from tlcourse.distillation import CachedTeacher, distillation_loss
+from tlcourse.training import fit
 
 
 @pytest.fixture
@@ -84,6 +89,43 @@ def test_tensors_are_offered_for_batched_indexing(data, teacher):
     assert torch.equal(logits, cached.logits)
     batch = cached[torch.tensor([4, 2])]
     assert torch.equal(batch[2], cached.logits[[4, 2]])
+
+
+def test_the_fingerprint_sees_the_data_and_the_teacher(data, teacher):
+    x, y = data.tensors
+    cached = CachedTeacher(teacher, data)
+    other = copy.deepcopy(teacher)
+    with torch.no_grad():
+        other[-1].bias[0] += 1
+    found = [
+        cached.fingerprint(),
+        CachedTeacher(other, data).fingerprint(),
+        CachedTeacher(teacher, TensorDataset(x, (y + 1) % 3)).fingerprint(),
+        CachedTeacher(teacher, list(zip(x, y, strict=True))).fingerprint(),  # no tensors at hand
+        CachedTeacher(other, list(zip(x, y, strict=True))).fingerprint(),
+        CachedTeacher(teacher, LabelledImages(x.sigmoid(), y, ("a", "b", "c"), "x")).fingerprint(),
+        CachedTeacher(teacher, LabelledImages(x.sigmoid(), y, ("a", "b", "d"), "x")).fingerprint(),
+    ]
+    assert len(set(found)) == len(found)
+    assert all(re.fullmatch("[0-9a-f]{16}", f) for f in found)
+    assert CachedTeacher(copy.deepcopy(teacher), data).fingerprint() == found[0]
+
+
+def test_a_checkpoint_of_another_teacher_is_refused(data, teacher, tmp_path):
+    def train(teacher):
+        torch.manual_seed(0)
+        student = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+        fit(student, lambda net, b: distillation_loss(net(b[0]), b[2], b[1]), epochs=1,
+            data=CachedTeacher(teacher, data), progress=False,
+            optimizer=torch.optim.SGD(student.parameters(), lr=0.1),
+            checkpoint=tmp_path / "student.safetensors")  # fmt: skip
+
+    train(teacher)
+    train(teacher)
+    with torch.no_grad():
+        teacher[-1].bias[0] += 1
+    with pytest.raises(ValueError, match="checkpoint of another run: data was"):
+        train(teacher)
 
 
 class Jittered(Dataset):

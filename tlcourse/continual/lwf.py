@@ -29,6 +29,7 @@ from tlcourse._checks import (
     shape_of,
 )
 from tlcourse._modes import evaluating
+from tlcourse.training.files import digest
 
 
 def lwf_old_task_loss(
@@ -331,6 +332,12 @@ class _WithAnswers(Dataset[tuple[Tensor, ...]]):
     def tensors(self) -> tuple[Tensor, ...]:
         """The data set's tensors and the answers, where the data set has them in memory."""
         return (*self.dataset.tensors, *self.answers)  # type: ignore[attr-defined]
+
+    def fingerprint(self) -> str:
+        """Return 16 hexadecimal digits that change with the data set and with any answer."""
+        own = getattr(self.dataset, "fingerprint", str)()  # names and classes, or an empty text
+        tensors = (*getattr(self.dataset, "tensors", ()), *self.answers)
+        return digest((f"{own} {i}", tensor) for i, tensor in enumerate(tensors))[:16]
 
     def __len__(self) -> int:
         return len(self.answers[0])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from tlcourse._checks import check_float_tensor, check_int, refuse_random_augmentation
+from tlcourse.training.files import digest
 
 
 class CachedTeacher(Dataset[tuple[Tensor, ...]]):
@@ -68,6 +69,12 @@ class CachedTeacher(Dataset[tuple[Tensor, ...]]):
     def tensors(self) -> tuple[Tensor, ...]:
         """The data set's tensors and the logits, where the data set has them in memory."""
         return (*self.dataset.tensors, self.logits)  # type: ignore[attr-defined]
+
+    def fingerprint(self) -> str:
+        """Return 16 hexadecimal digits that change with the data set and with any logit."""
+        own = getattr(self.dataset, "fingerprint", str)()  # names and classes, or an empty text
+        tensors = (*getattr(self.dataset, "tensors", ()), self.logits)
+        return digest((f"{own} {i}", tensor) for i, tensor in enumerate(tensors))[:16]
 
     def __len__(self) -> int:
         return len(self.logits)
