@@ -74,13 +74,17 @@ def test_random_projections_have_the_frobenius_norm_as_expectation(case):
 
 @pytest.mark.equation("eq-jacobian-random")
 def test_vectors_of_length_1_would_give_it_divided_by_the_number_of_outputs(case):
-    """The public mistake: v / ||v|| makes the loss K times too small."""
+    """The public mistake: v / ||v|| makes the loss K times too small. Ours is not."""
     student, teacher, x = case
     difference = jacobians(student, x) - jacobians(teacher, x)  # (N, K, D)
     torch.manual_seed(0)
     v = F.normalize(torch.randn(200_000, K, dtype=torch.float64))
     mean = torch.einsum("mk,nkd->nmd", v, difference).square().sum(2).mean()
     assert mean.item() == pytest.approx(difference.square().sum((1, 2)).mean().item() / K, rel=0.01)
+    loss = jacobian_matching_loss(
+        student, teacher, x.repeat(40_000, 1), output="random", normalize=False
+    )
+    assert loss.item() == pytest.approx(K * mean.item(), rel=0.02)
 
 
 def test_random_draws_follow_the_generator(case):
@@ -156,6 +160,18 @@ def test_a_teacher_in_training_mode_keeps_its_statistics_and_its_modes():
     assert all(torch.equal(t, before[name]) for name, t in teacher.state_dict().items())
     assert [m.training for m in teacher.modules()] == modes
     assert torch.isclose(inside, jacobian_matching_loss(student, teacher.eval(), x))
+
+
+def test_a_method_of_a_module_is_a_teacher_in_eval_mode_and_a_function_runs_as_it_is():
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Linear(D, K), nn.BatchNorm1d(K), nn.Dropout(0.9))
+    student, x = nn.Linear(D, K), torch.randn(N, D)
+    expected = jacobian_matching_loss(student, teacher, x)
+    assert torch.equal(jacobian_matching_loss(student, teacher.forward, x), expected)
+    assert teacher[1].num_batches_tracked == 0
+    assert teacher[1].training
+    jacobian_matching_loss(student, lambda x: teacher(x), x)
+    assert teacher[1].num_batches_tracked == 1  # as the docstring says
 
 
 def test_training_steps_move_the_student_and_leave_every_byte_of_the_teacher(case):
@@ -285,6 +301,19 @@ X = torch.randn(4, D)
 F_S, F_T = nn.Linear(D, K), nn.Linear(D, K)
 
 
+class Probe(nn.Module):
+    """A head on a backbone under torch.no_grad(): its output has a graph that does not reach x."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = nn.Linear(D, 8), nn.Linear(8, K)
+
+    def forward(self, x):
+        with torch.no_grad():
+            features = self.backbone(x)
+        return self.head(features)
+
+
 @pytest.mark.parametrize(
     ("student", "teacher", "x", "settings", "message"),
     [
@@ -298,8 +327,10 @@ F_S, F_T = nn.Linear(D, K), nn.Linear(D, K)
         (lambda x: F_S(x).sum(), F_T, X, {}, r"student\(x\) must have shape \(N, K\).*got \(\)"),
         (F_S, lambda x: F_T(x.detach()).detach(), X, {}, r"teacher\(x\) does not depend on x"),
         (lambda x: F_S(x).detach(), F_T, X, {}, r"student\(x\) does not depend on x"),
+        (F_S, Probe(), X, {}, r"teacher\(x\) does not depend on x.*use requires_grad_\(False\)"),
+        (Probe(), F_T, X, {}, r"student\(x\) does not depend on x"),
         (F_S, lambda x: F_T(x) * math.nan, X, {}, r"teacher\(x\) contains NaN"),
-        (lambda x: F_S(x) * math.inf, F_T, X, {}, r"student\(x\) contains infinite values|NaN"),
+        (lambda x: F_S(x) * math.inf, F_T, X, {}, r"student\(x\) contains (infinite values|NaN)"),
     ],
 )
 def test_bad_values_are_named(student, teacher, x, settings, message):
@@ -312,6 +343,9 @@ def test_bad_types_are_named():
         jacobian_matching_loss(F_S, F_T, X.long())
     with pytest.raises(TypeError, match="normalize must be True or False, got 1"):
         jacobian_matching_loss(F_S, F_T, X, normalize=1)
+    for output in ("argmax", "random"):
+        with pytest.raises(TypeError, match=r"generator must be a torch.Generator.*got 3 \(int\)"):
+            jacobian_matching_loss(F_S, F_T, X, output=output, generator=3)
     with pytest.raises(TypeError, match=r"teacher\(x\) must be a torch.Tensor, got list"):
         jacobian_matching_loss(F_S, lambda x: [x], X)
     with pytest.raises(TypeError, match="same dtype"):

@@ -115,6 +115,30 @@ def test_a_teacher_in_training_mode_keeps_its_statistics():
     assert all(torch.equal(t, before[name]) for name, t in noisy.state_dict().items())
     assert noisy.training
     assert noisy[1].training
+    again = sobolev_loss(lambda x: x[:, :1], noisy.forward, X.float(), weight=1.0)
+    assert torch.equal(first, again)
+
+
+def test_a_backbone_under_no_grad_has_no_derivative_but_a_linear_function_has_a_second_of_0():
+    torch.manual_seed(0)
+    backbone, head = nn.Linear(2, 8).double(), nn.Linear(8, 1).double()
+
+    def probe(x):
+        with torch.no_grad():
+            features = backbone(x)
+        return head(features)
+
+    for order in (1, 2):
+        with pytest.raises(ValueError, match=r"student\(x\) does not depend on x for autograd"):
+            sobolev_loss(probe, teacher_column, X, weight=1.0, order=order)
+        with pytest.raises(ValueError, match=r"teacher\(x\) does not depend on x for autograd"):
+            sobolev_loss(teacher_column, probe, X, weight=1.0, order=order)
+    assert torch.isfinite(sobolev_loss(probe, teacher_column, X, weight=1.0, order=0))
+    linear = nn.Sequential(backbone, head)
+    first, second = (
+        sobolev_loss(linear, teacher_column, X, weight=1.0, order=order) for order in (1, 2)
+    )
+    assert (second - first).item() == pytest.approx(2.0)  # those of the teacher: 1 + 1
 
 
 def test_derivatives_fix_what_few_values_leave_open():

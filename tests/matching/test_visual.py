@@ -267,6 +267,49 @@ def test_a_layer_that_does_not_exist_or_has_no_maps():
         grad_cam(MODEL, "head", X, 0)
 
 
+class Parts(nn.Module):
+    """Convolutions whose outputs the logits do not use, or see no gradient from."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused, self.frozen, self.head = (
+            nn.Conv2d(1, 2, 3),
+            nn.Conv2d(1, 2, 3),
+            nn.Conv2d(2, 3, 1),
+        )
+
+    def forward(self, x):
+        self.unused(x)
+        with torch.no_grad():
+            maps = F.relu(self.frozen(x))
+        return self.head(maps).mean((2, 3))
+
+
+def test_a_picture_without_a_way_back_is_an_error_and_not_dark():
+    model = Parts()
+    with pytest.raises(
+        ValueError, match="logits do not depend on the output of the layer 'unused'"
+    ):
+        grad_cam(model, "unused", X, 0)
+    with pytest.raises(
+        ValueError, match="output of the layer 'frozen' has no graph.*torch.no_grad"
+    ):
+        grad_cam(model, "frozen", X, 0)
+    assert grad_cam(model, "head", X, 0).shape == (2, 30, 30)  # behind the frozen part
+    with pytest.raises(ValueError, match=r"model\(x\) does not depend on x for autograd"):
+        guided_backprop(model, X, 0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_an_error_and_no_picture(value):
+    model = Tiny()
+    with torch.no_grad():
+        model.conv.weight.fill_(value)
+    for look in (lambda: grad_cam(model, "conv", X, 0), lambda: guided_backprop(model, X, 0)):
+        with pytest.raises(ValueError, match=r"model\(x\) contains (NaN|infinite values)"):
+            look()
+
+
 def test_a_network_that_gives_no_logits():
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
     with pytest.raises(ValueError, match=r"model\(x\) must have shape \(N, K\)"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -25,7 +25,10 @@ def check_sequence(name: str, value: Sequence[Tensor]) -> None:
             "Pass list(activations.values())."
         )
     if not isinstance(value, Sequence):
-        raise TypeError(f"{name} must be a sequence of activations, got {type(value).__name__}.")
+        hint = " Pass a list of them: list(...)." if isinstance(value, Iterable) else ""
+        raise TypeError(
+            f"{name} must be a sequence of activations, got {type(value).__name__}.{hint}"
+        )
     if len(value) == 0:
         raise ValueError(f"{name} is empty: give the activations of one layer or more.")
     for j, activation in enumerate(value):
@@ -33,7 +36,11 @@ def check_sequence(name: str, value: Sequence[Tensor]) -> None:
 
 
 def check_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
-    """Raise unless both are sequences of tensors, one for one, of batches of one size."""
+    """Raise unless both are sequences of tensors, one for one, of batches of one size.
+
+    The dtypes of a pair may differ only where half precision stands beside float32, see
+    `at_least_float32`: a student under autocast may learn from a teacher without it.
+    """
     check_sequence("student", student)
     check_sequence("teacher", teacher)
     if len(student) != len(teacher):
@@ -47,6 +54,25 @@ def check_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
                 f"student[{j}] and teacher[{j}] must hold the same batch of 1 sample or more, got "
                 f"shapes {shape_of(s)} and {shape_of(t)}."
             )
+        if _at_least_float32(s.dtype) != _at_least_float32(t.dtype):
+            raise TypeError(
+                f"student[{j}] and teacher[{j}] must have the same dtype, got {s.dtype} and "
+                f"{t.dtype}."
+            )
+
+
+def at_least_float32(activations: Tensor) -> Tensor:
+    """Return half precision as float32, in which sums of squares are exact enough."""
+    return activations.to(_at_least_float32(activations.dtype))
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype.itemsize < 4 else dtype
+
+
+def module_of(function: Function) -> object:
+    """Return the module of a bound method such as ``net.features``, or else the function itself."""
+    return getattr(function, "__self__", function)
 
 
 def check_batch(x: Tensor) -> None:
@@ -60,15 +86,30 @@ def check_depends(name: str, output: Tensor) -> None:
     """Raise unless autograd can go back from the output to the input."""
     check_dtype(name, output)
     if not output.requires_grad:
-        raise ValueError(
-            f"{name} does not depend on x for autograd, so it has no derivative there. It must be "
-            "computed from x by differentiable operations, without detach() or torch.no_grad()."
-        )
+        raise _no_derivative(name)
 
 
-def input_gradient(output: Tensor, x: Tensor, v: Tensor, *, keep_graph: bool) -> Tensor:
-    """Return the rows v J of each sample's Jacobian, (N, D); the samples must be independent."""
+def input_gradient(
+    name: str, output: Tensor, x: Tensor, v: Tensor | None = None, *, keep_graph: bool
+) -> Tensor:
+    """Return the rows v J of each sample's Jacobian, like x; the samples must be independent.
+
+    Raises if the output does not depend on x. Its ``requires_grad`` alone does not tell: behind a
+    backbone under torch.no_grad() the weights of the head set it, too.
+    """
+    check_depends(name, output)
+    gradient: Tensor | None
     (gradient,) = torch.autograd.grad(
-        output, x, v, create_graph=keep_graph, retain_graph=True, materialize_grads=True
+        output, x, v, create_graph=keep_graph, retain_graph=True, allow_unused=True
     )
-    return gradient.flatten(1)  # (N, ...) -> (N, D)
+    if gradient is None:
+        raise _no_derivative(name)
+    return gradient
+
+
+def _no_derivative(name: str) -> ValueError:
+    return ValueError(
+        f"{name} does not depend on x for autograd, so it has no derivative there. It must be "
+        "computed from x by differentiable operations, without detach() or torch.no_grad(); to "
+        "freeze a part of a network, use requires_grad_(False)."
+    )

@@ -13,12 +13,7 @@ from torch import Tensor
 
 from tlcourse._checks import check_choice, check_finite, check_logits_shape, check_same_shape
 from tlcourse._modes import evaluating
-from tlcourse.matching._parts import (
-    Function,
-    check_batch,
-    check_depends,
-    input_gradient,
-)
+from tlcourse.matching._parts import Function, check_batch, input_gradient, module_of
 
 OUTPUTS = ("argmax", "random")
 
@@ -53,8 +48,9 @@ def jacobian_matching_loss(
 
     It needs two backward passes through the student and one through the teacher. The samples must
     not see one another: a student with BatchNorm in training mode mixes them through the batch's
-    statistics, and the rows are then those of the batch's sum. The teacher runs in eval mode, and
-    gets no gradient.
+    statistics, and the rows are then those of the batch's sum. The teacher gets no gradient. A
+    module, or a method of one, runs as the teacher in eval mode; a plain function runs as it is:
+    put the networks in it into eval mode first.
 
     Parameters
     ----------
@@ -101,21 +97,25 @@ def jacobian_matching_loss(
     check_choice("output", output, OUTPUTS)
     if not isinstance(normalize, bool):
         raise TypeError(f"normalize must be True or False, got {normalize!r}.")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator must be a torch.Generator or None, got {generator!r} "
+            f"({type(generator).__name__}). Make one by torch.Generator().manual_seed(0)."
+        )
     check_batch(x)
     graph = torch.is_grad_enabled()  # without it the loss is only looked at
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        with evaluating(teacher):
+        with evaluating(module_of(teacher)):
             f_T = teacher(x)  # (N, K)
         check_logits_shape("teacher(x)", f_T)
-        check_depends("teacher(x)", f_T)
         v = _directions(f_T.detach(), output, generator)  # (N, K)
-        J_T = input_gradient(f_T, x, v, keep_graph=False).detach()  # (N, D), one row a sample
+        # One row a sample, (N, ...) -> (N, D).
+        J_T = input_gradient("teacher(x)", f_T, x, v, keep_graph=False).detach().flatten(1)
         f_S = student(x)  # (N, K)
         check_logits_shape("student(x)", f_S)
         check_same_shape("student(x)", f_S, "teacher(x)", f_T)
-        check_depends("student(x)", f_S)
-        J_S = input_gradient(f_S, x, v, keep_graph=graph)  # (N, D)
+        J_S = input_gradient("student(x)", f_S, x, v, keep_graph=graph).flatten(1)  # (N, D)
         if normalize:
             J_S, J_T = F.normalize(J_S), F.normalize(J_T)
         loss = (J_S - J_T).square().sum(1).mean()

@@ -11,11 +11,7 @@ from torch import Tensor
 
 from tlcourse._checks import check_finite, check_int, check_number, check_same_shape, shape_of
 from tlcourse._modes import evaluating
-from tlcourse.matching._parts import (
-    Function,
-    check_batch,
-    check_depends,
-)
+from tlcourse.matching._parts import Function, check_batch, input_gradient, module_of
 
 
 def sobolev_loss(
@@ -38,8 +34,10 @@ def sobolev_loss(
 
     It computes K D^(M-1) backward passes of each network: exact, and meant for few outputs and
     inputs. For many, `jacobian_matching_loss` draws one random projection. The samples must not
-    see one another. The teacher runs in eval mode, and gets no gradient. Second derivatives of a
-    network of ReLUs are 0 everywhere: use a smooth activation for ``order=2``.
+    see one another. The teacher gets no gradient. A module, or a method of one, runs as the teacher
+    in eval mode; a plain function runs as it is: put the networks in it into eval mode first.
+    Second derivatives of a network of ReLUs are 0 everywhere: use a smooth activation for
+    ``order=2``.
 
     Parameters
     ----------
@@ -81,17 +79,15 @@ def sobolev_loss(
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         f_S = _output("student(x)", student(x), x)  # (N, K)
-        with evaluating(teacher):
+        with evaluating(module_of(teacher)):
             f_T = _output("teacher(x)", teacher(x), x)  # (N, K)
         check_same_shape("student(x)", f_S, "teacher(x)", f_T)
         loss = (f_S - f_T.detach()).square().sum() / len(x)
         D_S, D_T = f_S, f_T
         for m in range(1, order + 1):
-            if m == 1:
-                check_depends("student(x)", f_S)
-                check_depends("teacher(x)", f_T)
-            D_S = _derivative(D_S, x, keep_graph=graph or m < order)  # (N, K, D), (N, K, D, D)
-            D_T = _derivative(D_T, x, keep_graph=m < order)
+            # (N, K) -> (N, K, D) -> (N, K, D, D)
+            D_S = _derivative("student(x)", D_S, x, m, keep_graph=graph or m < order)
+            D_T = _derivative("teacher(x)", D_T, x, m, keep_graph=m < order)
             loss = loss + weight * (D_S - D_T.detach()).square().sum() / len(x)
     check_finite(loss, **{"student(x)": f_S, "teacher(x)": f_T})
     return loss
@@ -107,16 +103,22 @@ def _output(name: str, value: Tensor, x: Tensor) -> Tensor:
     return value.reshape(len(x), -1)
 
 
-def _derivative(y: Tensor, x: Tensor, *, keep_graph: bool) -> Tensor:
-    """Return the derivatives of each number of y (N, ...) by its sample of x, (N, ..., D)."""
+def _derivative(name: str, y: Tensor, x: Tensor, m: int, *, keep_graph: bool) -> Tensor:
+    """Return the derivatives of each number of y (N, ...) by its sample of x, (N, ..., D).
+
+    y holds those of order m - 1. A network that does not depend on x is a mistake, but one whose
+    gradient does not is a linear function, and its second derivatives are 0.
+    """
     columns = y.flatten(1).unbind(1)  # of (N,) each
     gradients = []
     for column in columns:
-        if column.requires_grad:
+        if m == 1:
+            gradient = input_gradient(name, column.sum(), x, keep_graph=keep_graph)
+        elif column.requires_grad:
             (gradient,) = torch.autograd.grad(
                 column.sum(), x, create_graph=keep_graph, retain_graph=True, materialize_grads=True
             )
-        else:  # the derivative of a linear function: a constant
+        else:
             gradient = torch.zeros_like(x)
         gradients.append(gradient.flatten(1))
     return torch.stack(gradients, 1).reshape(*y.shape, -1)

@@ -15,9 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from tlcourse._checks import check_int, check_logits_shape, check_targets, shape_of
+from tlcourse._checks import (
+    check_float_tensor,
+    check_int,
+    check_logits_shape,
+    check_targets,
+    shape_of,
+)
 from tlcourse._modes import evaluating
-from tlcourse.matching._parts import check_batch, check_depends
+from tlcourse.matching._parts import check_batch, check_depends, input_gradient
 from tlcourse.matching.capture import capture
 
 
@@ -53,8 +59,8 @@ def grad_cam(model: nn.Module, layer: str, x: Tensor, target: int | Tensor) -> T
     Raises
     ------
     TypeError, ValueError
-        If the layer does not exist or has no (N, C, H, W) output, a class is out of range, x is
-        empty or holds NaN, or the logits are no (N, K) tensor.
+        If the layer does not exist or has no (N, C, H, W) output, the logits have no derivative by
+        it, are no (N, K) tensor or hold NaN, a class is out of range, or x is empty or holds NaN.
 
     References
     ----------
@@ -78,8 +84,19 @@ def grad_cam(model: nn.Module, layer: str, x: Tensor, target: int | Tensor) -> T
                 f"The layer {layer!r} must return maps (N, C, H, W), got {shape_of(A)}. "
                 "Name a convolutional layer."
             )
+        if not A.requires_grad:
+            raise ValueError(
+                f"The output of the layer {layer!r} has no graph, so the logits have no derivative "
+                "by it. Run the model without detach() and torch.no_grad(); to freeze a part of a "
+                "network, use requires_grad_(False)."
+            )
         z_k = _scores(z, target)  # (N,)
-        (dA,) = torch.autograd.grad(z_k.sum(), A, materialize_grads=True)  # (N, C, H, W)
+        (dA,) = torch.autograd.grad(z_k.sum(), A, allow_unused=True)  # (N, C, H, W)
+        if dA is None:
+            raise ValueError(
+                f"The logits do not depend on the output of the layer {layer!r} for autograd. Name "
+                "a layer on the way from x to the logits, with no detach() behind it."
+            )
     alpha = dA.mean((2, 3), keepdim=True)  # (N, C, 1, 1)
     return F.relu((alpha * A.detach()).sum(1))  # (N, H, W)
 
@@ -118,7 +135,7 @@ def guided_backprop(model: nn.Module, x: Tensor, target: int | Tensor) -> Tensor
     ------
     TypeError, ValueError
         If the model runs no ReLU, a class is out of range, x is empty or holds NaN, or the logits
-        are no (N, K) tensor that depends on x.
+        are no (N, K) tensor that depends on x, or hold NaN.
 
     References
     ----------
@@ -145,8 +162,7 @@ def guided_backprop(model: nn.Module, x: Tensor, target: int | Tensor) -> Tensor
                 "would be the plain gradient."
             )
         z_k = _scores(z, target)  # (N,)
-        (gradient,) = torch.autograd.grad(z_k.sum(), x, materialize_grads=True)  # like x
-    return gradient
+        return input_gradient("model(x)", z_k.sum(), x, keep_graph=False)
 
 
 class _GuidedReLU(torch.autograd.Function):
@@ -197,6 +213,7 @@ def _scores(z: Tensor, target: int | Tensor) -> Tensor:
     """Return each sample's logit of the class asked for, (N, K) -> (N,)."""
     check_logits_shape("model(x)", z)
     check_depends("model(x)", z)
+    check_float_tensor("model(x)", z)  # NaN weights would give a picture of NaN
     n_samples, n_classes = z.shape
     if isinstance(target, Tensor):
         check_targets("target", target, n_samples=n_samples, n_classes=n_classes)
