@@ -41,6 +41,28 @@ def test_the_student_gets_the_gradient_2_a_minus_b_over_n_and_the_teacher_none()
     assert torch.allclose(s.grad, 2 * (A - B) / 4)
 
 
+def test_a_student_under_autocast_matches_a_teacher_in_float32():
+    torch.manual_seed(0)
+    net, x, teacher = torch.nn.Linear(6, 7), torch.randn(4, 6), Z.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        student = net(x)
+        assert student.dtype == torch.bfloat16
+        loss = activation_matching_loss(student, teacher)
+        loss.backward()
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, activation_matching_loss(student.float(), teacher))
+    assert torch.equal(loss, activation_matching_loss(teacher, student))  # either side
+    assert bool((net.weight.grad != 0).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_on_both_sides_is_summed_in_float32(dtype):
+    ones = torch.ones(1, 70_000, dtype=dtype)  # the sum is above the largest float16
+    loss = activation_matching_loss(ones, 0 * ones)
+    assert loss.dtype == torch.float32
+    assert loss.item() == 70_000
+
+
 @pytest.mark.parametrize(
     ("student", "teacher", "message"),
     [
@@ -66,3 +88,5 @@ def test_bad_types_are_named():
         activation_matching_loss(Z, Z.long())
     with pytest.raises(TypeError, match="same dtype"):
         activation_matching_loss(Z, Z.float())
+    with pytest.raises(TypeError, match="same dtype, got torch.bfloat16 and torch.float64"):
+        activation_matching_loss(Z.bfloat16(), Z)

@@ -160,7 +160,36 @@ def test_agreement_gives_zero_and_a_finite_gradient(mode):
 
 
 @pytest.mark.parametrize("mode", ["paper", "code"])
-@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("p", [1, 2, 3.5, 4, 8])
+def test_small_activations_do_not_bring_the_scale_back(mode, p):
+    """Their p-th powers fall below the least norm by which F.normalize divides."""
+    (A,), (B,) = layers(0, [(4, 3, 8, 8)], torch.float32), layers(1, [(4, 3, 8, 8)], torch.float32)
+    settings = {"p": p, "mode": mode, "beta": 1.0}
+    assert attention_transfer_loss([1e-5 * A], [1e-3 * A], **settings).item() < 1e-6
+    small, large = (
+        attention_transfer_loss([scale * A], [B], **settings).item() for scale in (1e-5, 1.0)
+    )
+    assert small == pytest.approx(large, rel=1e-4)
+
+
+def test_gradcheck_where_each_sample_is_scaled(pair):
+    (_, student), (_, teacher) = pair
+    assert torch.autograd.gradcheck(
+        lambda s: attention_transfer_loss([s], [teacher], p=4, beta=2.0), student
+    )
+
+
+def test_with_p_2_no_number_is_rescaled(pair):
+    student, teacher = ([t.detach().float() for t in ts] for ts in pair)
+    Q = [[F.normalize(t.square().sum(1).flatten(1)) for t in ts] for ts in (student, teacher)]
+    expected = sum(
+        torch.linalg.vector_norm(s - t, dim=1).mean() / 2 for s, t in zip(*Q, strict=True)
+    )
+    assert torch.equal(attention_transfer_loss(student, teacher, beta=1.0), expected)
+
+
+@pytest.mark.parametrize("mode", ["paper", "code"])
+@pytest.mark.parametrize("p", [1, 2, 4])
 def test_maps_of_zeros_give_finite_numbers(mode, p):
     S = torch.zeros(2, 3, 4, 4, requires_grad=True)
     loss = attention_transfer_loss([S], [torch.ones(2, 1, 4, 4)], p=p, mode=mode)
@@ -294,7 +323,8 @@ def test_bad_values_are_named(student, teacher, settings, message):
     [
         (S, [T], {}, r"student must be a sequence of activations, got one Tensor of shape \(2, 3"),
         ([S], {"a": T}, {}, r"got a dict. Pass list\(activations.values\(\)\)"),
-        ([S], 3, {}, "teacher must be a sequence of activations, got int"),
+        ([S], 3, {}, r"teacher must be a sequence of activations, got int\.$"),
+        ({"a": S}.values(), [T], {}, r"got dict_values. Pass a list of them: list\(...\)"),
         (["a"], [T], {}, r"student\[0\] must be a torch.Tensor, got str"),
         ([S.long()], [T], {}, r"student\[0\] must hold floating-point numbers"),
         ([S], [T.double()], {}, "same dtype, got torch.float32 and torch.float64"),

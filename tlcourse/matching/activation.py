@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tlcourse._checks import check_finite, check_same_shape
-from tlcourse.matching._parts import check_pairs
+from tlcourse.matching._parts import at_least_float32, check_pairs
 
 
 def activation_matching_loss(
@@ -27,7 +27,7 @@ def activation_matching_loss(
     sum runs over units, so a large layer weighs more than a small one; divide by their number to
     weigh it per unit.
 
-    No gradient reaches the teacher.
+    No gradient reaches the teacher. Activations in half precision are matched in float32.
 
     Parameters
     ----------
@@ -63,6 +63,7 @@ def activation_matching_loss(
     check_pairs(student, teacher)  # type: ignore[arg-type]
     total = torch.zeros((), device=student[0].device)
     for j, (a_S, a_T) in enumerate(zip(student, teacher, strict=True)):
+        a_S, a_T = at_least_float32(a_S), at_least_float32(a_T)
         if a_S.shape != a_T.shape and a_S.ndim == a_T.ndim == 4:
             raise ValueError(
                 f"student[{j}] and teacher[{j}] must have the same shape, got {tuple(a_S.shape)} "

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tlcourse._checks import check_choice, check_finite, check_float_tensor, check_number, shape_of
-from tlcourse.matching._parts import check_pairs
+from tlcourse.matching._parts import at_least_float32, check_pairs
 
 MODES = ("paper", "code")
 
@@ -143,13 +143,8 @@ def attention_transfer_loss(
         _check_maps(f"student[{j}]", A_S)
         _check_maps(f"teacher[{j}]", A_T)
         with torch.no_grad():
-            F_T = _map(A_T, p)  # (N, H_T, W_T)
-        F_S = _map(A_S, p)  # (N, H_S, W_S)
-        if F_S.dtype != F_T.dtype:
-            raise TypeError(
-                f"student[{j}] and teacher[{j}] must have the same dtype, got {A_S.dtype} and "
-                f"{A_T.dtype}."
-            )
+            F_T = _map(_scaled(A_T, p), p)  # (N, H_T, W_T)
+        F_S = _map(_scaled(A_S, p), p)  # (N, H_S, W_S)
         F_S, F_T = _to_one_size(F_S, F_T)  # (N, H, W)
         Q_S, Q_T = F_S.flatten(1), F_T.flatten(1)  # (N, H W)
         difference = F.normalize(Q_S) - F.normalize(Q_T)  # (N, H W)
@@ -164,8 +159,19 @@ def attention_transfer_loss(
 
 def _map(activations: Tensor, p: float) -> Tensor:
     """Return sum_c |A_c|^p, (N, C, H, W) -> (N, H, W), without a check."""
-    A = activations.float() if activations.itemsize < 4 else activations
+    A = at_least_float32(activations)
     return A.square().sum(1) if p == 2 else A.abs().pow(p).sum(1)
+
+
+def _scaled(activations: Tensor, p: float) -> Tensor:
+    """Return A such that its powers, summed and normalised, neither vanish nor overflow."""
+    if p <= 2:
+        return activations
+    # F.normalize divides by at least 1e-12. Values of 1e-3 come below it as fourth powers, and the
+    # loss would then see their scale. A constant factor per sample changes no normalised map.
+    A = at_least_float32(activations)
+    largest = A.detach().abs().amax((1, 2, 3), keepdim=True)  # (N, 1, 1, 1)
+    return A / largest.clamp(min=torch.finfo(A.dtype).tiny)
 
 
 def _to_one_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
