@@ -11,10 +11,11 @@ from torch.utils.data import TensorDataset
 
 from tlcourse.continual import LearningWithoutForgetting, less_forgetting_loss
 from tlcourse.data import LabelledImages
-from tlcourse.experiments import get
+from tlcourse.experiments import get, load_result
 from tlcourse.experiments import lwf as module
 from tlcourse.experiments.runner import run
 from tlcourse.finetuning import changed, snapshot
+from tlcourse.metrics import interval
 from tlcourse.models import SmallResNet
 
 TINY = module.DIGITS | {
@@ -164,3 +165,21 @@ def test_the_paper_s_column_is_lwf_plus_the_difference():
         settings = get(name).settings["full"]
         assert (settings["temperature"], settings["old_weight"]) == (2.0, 1.0)
         assert get(name).seeds["full"] >= 3
+
+
+@pytest.mark.parametrize("name", ["lwf", "lwf-mnist"])
+def test_what_the_chapter_says_of_the_recorded_runs(name):
+    result = load_result(name)
+
+    def difference(a, b):
+        pairs = zip(result[a].values, result[b].values, strict=True)
+        return interval([x - y for x, y in pairs])
+
+    old = {m: result[f"{m}-old"].interval.mean for m in module.METHODS}
+    assert min(old, key=old.get) == "finetune"
+    assert (
+        difference("lwf-old", "finetune-old").low > 0 > difference("lwf-new", "finetune-new").high
+    )
+    assert difference("lfl-new", "lwf-new").low > 0 > difference("lfl-old", "lwf-old").high
+    assert difference("finetune-new", "joint-new").low > 0  # no upper bound on the new task
+    assert difference("lwf-old", "joint-old").high > 0  # not behind
