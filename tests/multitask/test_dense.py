@@ -47,6 +47,38 @@ def test_a_batch_without_objects_has_a_loss_of_0(batch):
     assert loss.item() == 0
 
 
-def test_bad_input():
-    with pytest.raises(ValueError, match=r"tasks\[0\] is 'dept'; .* Did you mean 'depth'"):
-        dense_losses([torch.rand(6, 1, 32, 32)], [torch.rand(1)] * 4, ["dept"])
+def noise(*channels, n=6):
+    return [torch.rand(n, c, 32, 32) for c in channels]
+
+
+@pytest.mark.parametrize(
+    ("answers", "tasks", "error", "message"),
+    [
+        (noise(1), ["dept"], ValueError, r"tasks\[0\] is 'dept'; .* Did you mean 'depth'"),
+        (noise(1), "depth", TypeError, r"tasks must be a list of names, .* write \['depth'\]"),
+        (noise(5, 2), TASKS, ValueError, "one for each of the 3 tasks .segmentation, .*got 2"),
+        # Heads in another order, one channel too few, another batch, no channel: all would be
+        # broadcast.
+        (noise(5, 1, 2), TASKS, ValueError, r"answers\[1\] must have shape \(6, 2, 32, 32\) for"),
+        (noise(1), ["instances"], ValueError, r"answers\[0\] .* got \(6, 1, 32, 32\)"),
+        (noise(2), ["depth"], ValueError, r"answers\[0\] must have shape \(6, 1, 32, 32\) for"),
+        (noise(1, n=1), ["depth"], ValueError, r"answers\[0\] .* got \(1, 1, 32, 32\)"),
+        ([torch.rand(6, 32, 32)], ["depth"], ValueError, r"answers\[0\] .* got \(6, 32, 32\)"),
+        (
+            noise(5, n=1),
+            ["segmentation"],
+            ValueError,
+            r"answers\[0\] must have shape \(6, K, 32, 32\) for 'segmentation'",
+        ),
+        ([torch.rand(6, 2, 16, 16)], ["instances"], ValueError, r"got \(6, 2, 16, 16\)"),
+        ([[1.0]], ["depth"], TypeError, r"answers\[0\] must be a torch.Tensor, got list"),
+    ],
+)
+def test_bad_answers(batch, answers, tasks, error, message):
+    with pytest.raises(error, match=message):
+        dense_losses(answers, batch, tasks)
+
+
+def test_bad_batch(batch):
+    with pytest.raises(ValueError, match="batch must be images, segmentation, .*got 3 tensors"):
+        dense_losses(noise(1), batch[:3], ["depth"])
