@@ -133,9 +133,55 @@ def test_keys_tell_banks_apart():
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: net.backbone.stem[0].weight.mul_(1.1),
+        # What stands between the two layers: the second answers differently, with equal weights.
+        lambda net: net.backbone.stem[1].running_mean.add_(1),
+        lambda net: net.backbone.stem[1].bias.add_(1),
+    ],
+)
+def test_trap_a_network_trained_further_is_another_bank(change):
+    net = SmallResNet(10)
+    bank = ConvBank(net, ["backbone.stem.0", "backbone.stage1.conv1"])
+    x = torch.rand(2, 1, 32, 32)
+    key, before = bank.key, bank(x).maps
+    with torch.no_grad():
+        change(net)
+    assert bank.key != key
+    assert any(not torch.equal(a, b) for a, b in zip(bank(x).maps, before, strict=True))
+
+
+def test_a_key_tells_layers_and_strides_and_forgets_how_many_batches_were_seen():
+    net = SmallResNet(10)
+    layers = ["backbone.stem.0", "backbone.stage1.conv1"]
+    key = ConvBank(net, layers).key
+    assert ConvBank(net, layers[::-1]).key != key
+    assert ConvBank(net, layers[:1]).key != key
+    net.backbone.stem[1].num_batches_tracked.add_(1)
+    assert ConvBank(net, layers).key == key
+    net.backbone.stem[0].stride = (1, 1)
+    assert ConvBank(net, layers).key != key
+
+
+def test_a_key_takes_any_dtype():
+    assert ConvBank(SmallResNet(10).bfloat16(), ["backbone.stem.0"]).key.startswith("conv ")
+
+
+@pytest.mark.parametrize("bank", [GaborBank(), ConvBank(SmallResNet(10), ["backbone.stem.0"])])
+def test_maps_come_to_the_cpu(bank, monkeypatch):
+    """Bin edges lie there, and images may come from another device."""
+    moved, real = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda t: moved.append(t.shape) or real(t))
+    (maps,) = bank(torch.rand(2, 1, 32, 32))
+    assert maps.shape in moved
+
+
+@pytest.mark.parametrize(
     ("make", "error", "message"),
     [
         (lambda: GaborBank(orientations=0), ValueError, "orientations must be at least 1"),
+        (lambda: GaborBank(wavelengths=5.0), TypeError, "wavelengths must be a list of numbers"),
         (lambda: GaborBank(wavelengths=()), ValueError, "wavelengths is empty"),
         (lambda: GaborBank(wavelengths=(4.0, 1.0)), ValueError, r"wavelengths\[1\] must be"),
         (lambda: ConvBank("net", ["0"]), TypeError, "model must be a torch.nn.Module, got str"),

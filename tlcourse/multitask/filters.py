@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from tlcourse._checks import check_float_tensor, check_int, check_number, near, shape_of
 from tlcourse._modes import evaluating
@@ -85,6 +86,10 @@ class GaborBank(nn.Module):
     ) -> None:
         super().__init__()
         check_int("orientations", orientations, low=1)
+        if isinstance(wavelengths, (int, float)):
+            raise TypeError(
+                f"wavelengths must be a list of numbers, got {wavelengths}: write ({wavelengths},)."
+            )
         if len(wavelengths) == 0:
             raise ValueError("wavelengths is empty: give one or more, in pixels.")
         for i, wavelength in enumerate(wavelengths):
@@ -97,10 +102,12 @@ class GaborBank(nn.Module):
             )
         self.n_filters = 2 * orientations * len(wavelengths)
         self.weights = torch.full((self.n_filters,), 1 / self.n_filters)
-        self.key = _key("gabor", *self.kernels)
+        self.key = key_of("gabor", self.kernels)
 
     def forward(self, images: Tensor) -> Responses:
         """Return the responses at every pixel: one map, (N, F, H, W). The images are (N, C, H, W).
+
+        The map comes to the CPU, where bin edges and descriptors are made.
 
         Raises
         ------
@@ -119,7 +126,7 @@ class GaborBank(nn.Module):
                 )
             padded = F.pad(grey, (margin,) * 4, mode="reflect")  # no edge where the image ends
             maps.append(F.conv2d(padded, kernel.to(grey)))
-        return Responses((torch.cat(maps, dim=1),), self.key)  # (N, F, H, W)
+        return Responses((torch.cat(maps, dim=1).cpu(),), self.key)  # (N, F, H, W)
 
     def extra_repr(self) -> str:
         """Return the number of filters, for printing."""
@@ -194,12 +201,29 @@ class ConvBank(nn.Module):
 
     @property
     def key(self) -> str:
-        """What tells this bank from others: a hash of its weights as they are now."""
-        return _key("conv", *(m.weight for m in self._convolutions))
+        """What tells this bank from others: a hash of the layers and of the model as it is now.
+
+        It takes in the whole model: a bias, or a statistic of batch normalisation between two of
+        the layers, changes the responses as much as the weights of the convolutions do.
+        """
+        state = {
+            name: value
+            for name, value in self.model.state_dict().items()
+            # How many batches were seen changes no answer; a lazy layer has no weights yet.
+            if isinstance(value, Tensor)
+            and not (name.endswith("num_batches_tracked") or is_lazy(value))
+        }
+        layers = [
+            (name, m.stride, m.padding, m.padding_mode, m.dilation, m.groups)
+            for name, m in zip(self.layers, self._convolutions, strict=True)
+        ]
+        return key_of("conv", list(state.values()), layers, list(state))
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Responses:
         """Return a map for every layer, (N, F_l, H_l, W_l). The images are (N, C, H, W).
+
+        The maps come to the CPU, where bin edges and descriptors are made.
 
         Raises
         ------
@@ -257,11 +281,13 @@ def _gabor(wavelength: float, angle: float, odd: int) -> Tensor:
     return (g / g.norm()).float()[None]
 
 
-def _key(kind: str, *weights: Tensor) -> str:
-    digest = hashlib.sha256(kind.encode())
-    for weight in weights:
-        digest.update(repr(tuple(weight.shape)).encode())
-        digest.update(weight.detach().cpu().contiguous().numpy().data)
+def key_of(kind: str, tensors: Sequence[Tensor], *settings: object) -> str:
+    """Return ``kind`` with a hash of the tensors and of the settings, as they print."""
+    digest = hashlib.sha256(repr((kind, *settings)).encode())
+    for tensor in tensors:
+        digest.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy().data)  # any dtype, bfloat16 too
     return f"{kind} {digest.hexdigest()[:8]}"
 
 
