@@ -186,6 +186,46 @@ def test_edges_of_another_bank():
         describe(images, conv, torch.rand(16, 7))
 
 
+def test_trap_descriptors_of_another_bank_with_as_many_filters_and_bins():
+    images, layers = torch.rand(6, 1, 32, 32), ["backbone.stem.0"]
+    bank, other = ConvBank(SmallResNet(10), layers), ConvBank(SmallResNet(10), layers)
+    edges = fit_bin_edges(bank(images), bins=8)
+    a = describe(images, bank, edges)
+    again = describe(images[:2], bank, edges)
+    assert histogram_distance(a, again).shape == (6, 2)
+    b = describe(images, other, fit_bin_edges(other(images), bins=8))
+    with pytest.raises(ValueError, match="a and b are descriptors of different banks, .*conv "):
+        histogram_distance(a, b)
+    c = describe(images, bank, fit_bin_edges(bank(images[:3]), bins=8))
+    with pytest.raises(ValueError, match="or of one with different edges"):
+        histogram_distance(a, c)
+    # A slice has no mark, and is taken; so is a tensor from elsewhere.
+    assert histogram_distance(a[:2], b).shape == (2, 6)
+    assert histogram_distance(a, b.clone()).shape == (6, 6)
+
+
+def test_the_mark_is_in_nobody_s_way(tmp_path):
+    images, bank = torch.rand(4, 1, 16, 16), GaborBank(orientations=2, wavelengths=(4.0,))
+    edges = fit_bin_edges(bank(images), bins=8)
+    phi = describe(images, bank, edges)
+    assert type(phi) is torch.Tensor
+    torch.save(phi, tmp_path / "phi.pt")
+    kept = torch.load(tmp_path / "phi.pt")
+    assert torch.equal(kept, phi)
+    assert kept.bank_key == phi.bank_key
+    for other in (phi[1:], phi.double().float(), torch.cat([phi, phi]), torch.stack([*phi])):
+        assert not hasattr(other, "bank_key")
+        assert histogram_distance(phi, other).isfinite().all()
+
+
+def test_epsilon_may_be_as_small_as_the_dtype_allows():
+    a = torch.tensor([[[1.0, 0.0]]], dtype=torch.float64)
+    assert histogram_distance(a, a.flip(-1), epsilon=1e-50).isfinite().all()
+    with pytest.raises(ValueError, match="epsilon must be at least 1.17549e-38, got 1e-50"):
+        histogram_distance(a.float(), a.float().flip(-1), epsilon=1e-50)
+    assert histogram_distance(a.float(), a.float().flip(-1), epsilon=1.2e-38).isfinite().all()
+
+
 def test_bad_images():
     bank = GaborBank()
     edges = fit_bin_edges(bank(torch.rand(8, 1, 32, 32)), bins=8)
@@ -206,6 +246,7 @@ def test_bad_images():
             "different banks: 3 filters with 6 bins",
         ),
         (histograms(2, bins=5), None, 1e-4, ValueError, "3 with 5"),
+        (histograms(2).float(), None, 1e-4, TypeError, "a and b must have the same dtype"),
         (histograms(2) * 2, None, 1e-4, ValueError, "b must hold histograms that sum to 1"),
         (histograms(2) * float("nan"), None, 1e-4, ValueError, "b contains NaN"),
         (histograms(2)[0], None, 1e-4, ValueError, r"b must have shape \(N, F, bins\)"),

@@ -117,6 +117,13 @@ def test_an_index_that_probes_every_cell_misses_nothing():
 
 
 @needs_faiss
+@pytest.mark.parametrize(("n", "cells"), [(39, 1), (800, 20), (1_520, 38), (1_600, 40)])
+def test_faiss_has_enough_points_for_every_cell(n, cells, capfd):
+    assert DescriptorIndex(clustered(n))._index.nlist == cells
+    assert "WARNING" not in "".join(capfd.readouterr())  # written by C++, past Python's warnings
+
+
+@needs_faiss
 def test_more_neighbours_than_the_cells_hold():
     source, target = clustered(400), clustered(3, seed=1)
     found = DescriptorIndex(source, probed=1).search(target, 400)
@@ -176,9 +183,30 @@ def test_bad_arguments(target, k, method, error, message):
         retrieve(clustered(30), target, k, method=method)
 
 
+def marked(descriptors, key):
+    descriptors.bank_key = key  # as describe marks them
+    return descriptors
+
+
+def test_descriptors_of_another_bank_with_as_many_filters_and_bins():
+    source, target = marked(clustered(30), "conv 1"), marked(clustered(2, seed=1), "conv 2")
+    with pytest.raises(
+        ValueError, match="source and target .* different banks, .*conv 1, and conv"
+    ):
+        retrieve(source, target, 3)
+    assert len(retrieve(source, marked(target, "conv 1"), 3).indices) == 2
+    assert len(retrieve(source, clustered(2), 3).indices) == 2  # without a mark
+
+
 @needs_faiss
 def test_bad_arguments_of_an_index():
-    index = DescriptorIndex(clustered(300))
+    index = DescriptorIndex(marked(clustered(300), "conv 1"))
+    with pytest.raises(
+        ValueError, match="source and target .* different banks, .*conv 1, and conv"
+    ):
+        index.search(marked(clustered(2), "conv 2"), 3)
+    with pytest.raises(TypeError, match="source and target must have the same dtype"):
+        index.search(clustered(2).double(), 3)
     with pytest.raises(ValueError, match="different banks"):
         index.search(clustered(2, filters=4), 3)
     with pytest.raises(ValueError, match=r"k must be in \[1, 300\]"):

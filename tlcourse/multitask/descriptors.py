@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from tlcourse._checks import check_float_tensor, check_int, check_number, shape_of
-from tlcourse.multitask.filters import Responses
+from tlcourse.multitask.filters import Responses, key_of
 
 EPSILON = 1e-4
+MARK = "bank_key"  # attribute of what describe returns: the key of the bank and its edges
 
 
 class Bank(Protocol):
@@ -126,6 +127,10 @@ def describe(images: Tensor, bank: Bank, edges: BinEdges, *, batch_size: int = 2
     - :math:`r_f`: the responses of filter f to the image, on H x W positions;
     - :math:`\phi`, the result, (N, F, bins): every histogram sums to 1.
 
+    The tensor is marked with its bank and edges, in the attribute ``bank_key``, so that it is not
+    compared with descriptors of others. What is made of it, a slice or a copy on another device,
+    does not have the mark and is not checked for this.
+
     Give it the images as they are. A mirrored copy has other edges, so that a picture would not
     even find itself.
 
@@ -184,7 +189,9 @@ def describe(images: Tensor, bank: Bank, edges: BinEdges, *, batch_size: int = 2
             histograms.append(counts.view(n, filters, bins) / (height * width))
             first += filters
         parts.append(torch.cat(histograms, dim=1))
-    return torch.cat(parts)
+    descriptors = torch.cat(parts)
+    setattr(descriptors, MARK, key_of(bank.key, [edges.values]))
+    return descriptors
 
 
 def histogram_distance(
@@ -203,17 +210,18 @@ def histogram_distance(
     - :math:`w_f`, ``weights``: (F,), 1 / F each unless given; a bank's ``.weights`` gives each
       layer the same share.
 
-    It is 0 for equal descriptors, in nats, and no metric: its square root is not one either. The
-    product under the sum is bilinear, so all pairs are two matrix products.
+    It is 0 for equal descriptors, up to rounding, in nats, and no metric: its square root is not
+    one either. The product under the sum is bilinear, so all pairs are two matrix products.
 
     Parameters
     ----------
     a, b
-        Descriptors of one bank.
+        Descriptors of one bank with one set of edges, of one dtype.
     weights
         (F,), at least 0 each.
     epsilon
-        Above 0. The smaller, the more a bin counts that is empty in one of the two.
+        Above 0, and no smaller than the dtype's smallest normal number. The smaller, the more a bin
+        counts that is empty in one of the two.
 
     Returns
     -------
@@ -223,7 +231,9 @@ def histogram_distance(
     Raises
     ------
     TypeError, ValueError
-        If a and b differ in filters or bins, are no histograms, or a setting is wrong.
+        If a and b differ in dtype, filters or bins, or are marked as those of different banks or
+        edges (see :func:`describe`; one without a mark is not checked for this); if they are no
+        histograms, or a setting is wrong.
 
     References
     ----------
@@ -262,8 +272,9 @@ def smoothed(
     descriptors: Tensor, weights: Tensor | None, epsilon: float, name: str = "descriptors"
 ) -> Smoothed:
     """Return what :func:`pairwise` takes, after the checks that every use needs."""
-    check_number("epsilon", epsilon, above=0)
     check_descriptors(name, descriptors)
+    # Below the smallest normal number epsilon rounds to 0, and the log of an empty bin is infinite.
+    check_number("epsilon", epsilon, above=0, low=torch.finfo(descriptors.dtype).tiny)
     n, filters, bins = descriptors.shape
     if weights is None:
         weights = torch.full((filters,), 1 / filters, dtype=descriptors.dtype)
@@ -300,10 +311,20 @@ def check_descriptors(name: str, value: Tensor) -> None:
 
 
 def check_one_bank(first: str, a: Tensor, second: str, b: Tensor) -> None:
-    """Raise unless both have as many filters and bins."""
+    """Raise unless both have as many filters and bins, one dtype, and no two different marks."""
     if a.shape[1:] != b.shape[1:]:
         raise ValueError(
             f"{first} and {second} are descriptors of different banks: {a.shape[1]} filters with "
             f"{a.shape[2]} bins, and {b.shape[1]} with {b.shape[2]}. Describe both with one bank "
             "and one set of edges."
+        )
+    if a.dtype != b.dtype:
+        raise TypeError(
+            f"{first} and {second} must have the same dtype, got {a.dtype} and {b.dtype}."
+        )
+    marks = [getattr(descriptors, MARK, None) for descriptors in (a, b)]
+    if None not in marks and marks[0] != marks[1]:
+        raise ValueError(
+            f"{first} and {second} are descriptors of different banks, or of one with different "
+            f"edges: {marks[0]}, and {marks[1]}. Describe both with one bank and one set of edges."
         )

@@ -79,7 +79,7 @@ def retrieve(
     Parameters
     ----------
     source, target
-        Descriptors of one bank, (Ns, F, bins) and (Nt, F, bins); see
+        Descriptors of one bank with one set of edges, (Ns, F, bins) and (Nt, F, bins); see
         :func:`~tlcourse.multitask.describe`.
     k
         In [1, Ns].
@@ -94,7 +94,8 @@ def retrieve(
     Raises
     ------
     TypeError, ValueError
-        If the descriptors are of different banks or no histograms, or a setting is wrong.
+        If the descriptors are no histograms, differ in dtype, filters or bins, or are marked as
+        those of different banks or edges; or a setting is wrong.
     ModuleNotFoundError
         For ``method="index"`` without faiss.
 
@@ -176,9 +177,9 @@ class DescriptorIndex:
     r"""A faiss index over source descriptors, built once and asked many times.
 
     The points of :func:`root_embedding`, reduced to at most 64 dimensions by their principal
-    components, are sorted into :math:`\sqrt{N_s}` cells. A query looks into the 16 nearest cells,
-    so that its cost grows as :math:`\sqrt{N_s}` while the set grows as :math:`N_s`. The 20 k
-    nearest of what it finds there are ordered by the exact distance.
+    components, are sorted into :math:`\sqrt{N_s}` cells, or fewer below 1,521 points. A query looks
+    into the 16 nearest cells, so that its cost grows as :math:`\sqrt{N_s}` while the set grows as
+    :math:`N_s`. The 20 k nearest of what it finds there are ordered by the exact distance.
 
     A neighbour that lies in another cell is missed. On a million clustered descriptors of 8 filters
     the recall of ten neighbours is above 0.95 (``tools/bench.py`` measures it); :meth:`recall`
@@ -226,10 +227,9 @@ class DescriptorIndex:
             _, vectors = torch.linalg.eigh(sample.mT @ sample)
             self._axes = vectors[:, -DIMENSIONS:]  # (F bins, 64)
         reduced = self._reduced(points).numpy()
-        cells = max(1, math.isqrt(n))
+        cells = max(1, min(math.isqrt(n), n // 39))  # faiss warns below 39 points a cell
         quantizer = faiss.IndexFlatL2(reduced.shape[1])
         self._index: Any = faiss.IndexIVFFlat(quantizer, reduced.shape[1], cells)
-        # 39 points a cell is the least that faiss asks for without a warning.
         self._index.train(reduced[_spread(n, 40 * cells).numpy()])
         self._index.add(reduced)
         self._index.nprobe = min(probed, cells)
@@ -240,7 +240,8 @@ class DescriptorIndex:
         Raises
         ------
         TypeError, ValueError
-            If the target's descriptors are of another bank, or k is not in [1, Ns].
+            If the target's descriptors differ from the source's in dtype, filters or bins, or are
+            marked as those of another bank or other edges; or k is not in [1, Ns].
         """
         query = smoothed(target, self._weights, self._epsilon, "target")
         check_one_bank("source", self._source, "target", target)
