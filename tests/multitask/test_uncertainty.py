@@ -181,11 +181,26 @@ def test_bad_kinds(kinds, error, message):
             r"losses\[1\] \(classification\) is nan",
         ),
         ([torch.tensor(float("inf")), torch.tensor(1.0)], ValueError, r"losses\[0\] .* is inf"),
+        (
+            [torch.tensor(1.0), torch.tensor(-0.5)],
+            ValueError,
+            r"losses\[1\] \(classification\) is -0.5: .* never below 0, .* the losses themselves",
+        ),
+        (torch.tensor(1.0), TypeError, "losses must be a list with a scalar tensor .* one number"),
+        (1.0, TypeError, "losses must be a list with a scalar tensor for every task"),
     ],
 )
 def test_bad_losses(losses, error, message):
     with pytest.raises(error, match=message):
         UncertaintyWeighting(["regression", "classification"])(losses)
+
+
+def test_a_loss_below_0_is_named_and_not_the_levels_that_it_drives_away():
+    weighting = UncertaintyWeighting(["regression"])
+    weighting.log_variances.data.fill_(-200.0)
+    with pytest.raises(ValueError, match=r"losses\[0\] \(regression\) is -1.0"):
+        weighting([torch.tensor(-1.0)])
+    assert weighting.double()([torch.tensor(0.0)]).item() == -100  # 0 is no loss below 0
 
 
 def test_levels_that_ran_away_are_named():

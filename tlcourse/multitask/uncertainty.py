@@ -98,14 +98,19 @@ class UncertaintyWeighting(nn.Module):
         Parameters
         ----------
         losses
-            A scalar tensor for every task, in the order of ``kinds``.
+            A scalar tensor of at least 0 for every task, in the order of ``kinds``.
 
         Raises
         ------
         TypeError, ValueError
             If there are more or fewer losses than kinds, or one is no scalar, no floating-point
-            number, NaN or infinite.
+            number, NaN, infinite or below 0.
         """
+        if isinstance(losses, (int, float)) or (isinstance(losses, Tensor) and losses.ndim == 0):
+            raise TypeError(
+                "losses must be a list with a scalar tensor for every task, got one number: put it "
+                "into a list."
+            )
         if len(losses) != len(self.kinds):
             raise ValueError(
                 f"losses must be one for each of the {len(self.kinds)} tasks "
@@ -116,12 +121,20 @@ class UncertaintyWeighting(nn.Module):
         L = torch.stack([loss.reshape(()) for loss in losses])  # (tasks,)
         s = self.log_variances
         total = (self._factors * torch.exp(-s) * L + 0.5 * s).sum()
-        if not math.isfinite(total.item()):
-            for i, loss in enumerate(losses):
-                if not math.isfinite(loss.item()):
+        # All numbers at once: a device is waited for only one time.
+        *values, value_of_total = torch.cat([L.detach(), total.detach().reshape(1)]).tolist()
+        if not math.isfinite(value_of_total) or min(values) < 0:
+            for i, value in enumerate(values):
+                if not math.isfinite(value):
                     raise ValueError(
-                        f"losses[{i}] ({self.kinds[i]}) is {loss.item()}. Look at the learning "
+                        f"losses[{i}] ({self.kinds[i]}) is {value}. Look at the learning "
                         "rate, and at the data and outputs that made it."
+                    )
+                if value < 0:
+                    raise ValueError(
+                        f"losses[{i}] ({self.kinds[i]}) is {value}: a squared error or a "
+                        "cross-entropy is never below 0, and below 0 no noise level is best. A "
+                        "total of this class may be: give it the losses themselves."
                     )
             raise ValueError(
                 f"log_variances are {s.tolist()}: the weighted sum is not finite. Give them a "
