@@ -58,6 +58,17 @@ def test_the_loss_is_the_sum_of_both_cross_entropies():
     torch.testing.assert_close(model.loss((x, y)), target + 0.3 * source)
 
 
+def test_both_halves_go_through_the_backbone_at_once():
+    """Two passes would give batch normalisation each domain alone, and evaluation a mixture."""
+    model = JointFineTuning(SmallResNet(4, width=4).backbone, SOURCE, 3, selected=[5]).train()
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x, y = TARGET[:]
+    model.loss((x, y))
+    (images,) = seen
+    assert torch.equal(images, torch.cat([x, SOURCE.images[[5] * 6]]))
+
+
 def test_a_source_weight_of_0_has_no_gradient_for_the_source_head():
     model = JointFineTuning(SmallResNet(4, width=4).backbone, SOURCE, 3, source_weight=0.0)
     model.loss(TARGET[:]).backward()
@@ -184,6 +195,20 @@ def test_one_cannot_ask_for_more_than_was_retrieved():
     assert model.counts.max() == 12
 
 
+def test_a_round_that_fails_leaves_all_as_it_was():
+    model = selective(if_wrong=100)
+    with torch.no_grad():
+        model.head.bias.copy_(torch.tensor([0.0, 20.0, 0.0]))
+    indices = model.neighbours.indices.clone()
+    indices[:, -1] = 40  # the source has 40 images
+    model.neighbours = Retrieval(indices, model.neighbours.distances)
+    counts, selected = model.counts.clone(), model.selected.clone()
+    with pytest.raises(ValueError, match=r"selected must lie in \[0, 39\]"):
+        model.ask_for_more()
+    assert torch.equal(model.counts, counts)
+    assert torch.equal(model.selected, selected)
+
+
 def test_certain_and_right_images_ask_for_nothing():
     model = selective()
     model.target = TARGET.subset([1, 4])
@@ -243,6 +268,12 @@ def test_bad_data():
         SelectiveJointFineTuning(backbone, SOURCE, TARGET, neighbours().indices)
     with pytest.raises(ValueError, match="neighbours are of 5 target images, and target has 6"):
         SelectiveJointFineTuning(backbone, SOURCE, TARGET, neighbours(n=5), start=2)
+    far = neighbours()
+    far.indices[3, -1] = 40  # beyond the first ones, asked for in a later round
+    with pytest.raises(
+        ValueError, match="neighbours name source images .* to 40, and source has 40"
+    ):
+        SelectiveJointFineTuning(backbone, SOURCE, TARGET, far, start=2)
     with pytest.raises(
         ValueError, match=r"selected must lie in \[0, 39\], got values from 1 to 40"
     ):
@@ -251,6 +282,18 @@ def test_bad_data():
         JointFineTuning(backbone, SOURCE, 3, selected=[])
     with pytest.raises(ValueError, match="selected must hold one or more positions .*float32"):
         JointFineTuning(backbone, SOURCE, 3, selected=[0.5])
+
+
+def test_images_of_another_shape():
+    backbone = SmallResNet(4, width=4).backbone
+    small = LabelledImages(TARGET.images[..., :12].clone(), TARGET.labels, TARGET.classes, "small")
+    message = (
+        r"source images have shape \(1, 16, 16\) and target images \(1, 16, 12\): .* one shape"
+    )
+    with pytest.raises(ValueError, match=message):
+        SelectiveJointFineTuning(backbone, SOURCE, small, neighbours(), start=2)
+    with pytest.raises(ValueError, match=message):
+        JointFineTuning(backbone, SOURCE, 3).loss(small[:])
 
 
 def test_bad_arguments_of_the_rule():
@@ -262,5 +305,7 @@ def test_bad_arguments_of_the_rule():
         next_neighbours(logits, labels + 5, counts, **rule)
     with pytest.raises(ValueError, match=r"counts must be 2 numbers of dtype int64, got \(3,\)"):
         next_neighbours(logits, labels, torch.ones(3).long(), **rule)
+    with pytest.raises(TypeError, match="counts must be a torch.Tensor, got list"):
+        next_neighbours(logits, labels, [1, 1], **rule)
     with pytest.raises(ValueError, match=r"if_uncertain must be in \[0, 1\], got 2"):
         next_neighbours(logits, labels, counts, **(rule | {"if_uncertain": 2}))

@@ -65,7 +65,8 @@ class JointFineTuning(Classifier):
     Raises
     ------
     TypeError, ValueError
-        If a setting is wrong, a position is not in the source, or the head does not fit.
+        If a setting is wrong, a position is not in the source, or the head does not fit; in
+        :meth:`loss`, if the target's images have another shape than the source's.
 
     References
     ----------
@@ -141,6 +142,7 @@ class JointFineTuning(Classifier):
         x, y = batch
         at = self._selected[torch.randint(len(self._selected), (len(x),))]
         source_x, source_y = (t.to(x.device) for t in self.source[at])
+        _check_one_shape(source_x, x)
         features = self.backbone(torch.cat([x, source_x]))  # (2 N, D)
         target = F.cross_entropy(self.head(features[: len(x)]), y)
         source = F.cross_entropy(self.source_head(features[len(x) :]), source_y)
@@ -183,7 +185,8 @@ class SelectiveJointFineTuning(JointFineTuning):
     Raises
     ------
     TypeError, ValueError
-        If a setting is wrong, or the neighbours are not those of this source and target.
+        If a setting is wrong, the neighbours are not those of this source and target, or the images
+        of the two differ in shape.
 
     References
     ----------
@@ -240,10 +243,17 @@ class SelectiveJointFineTuning(JointFineTuning):
             backbone,
             source,
             target.n_classes,
-            selected=neighbours.indices[:, :start].flatten(),
             source_head=source_head,
             source_weight=source_weight,
         )
+        _check_one_shape(source.images, target.images)
+        low, high = (int(bound) for bound in neighbours.indices.aminmax())
+        if low < 0 or high >= len(source):  # also those that are asked for in later rounds only
+            raise ValueError(
+                f"neighbours name source images from {low} to {high}, and source has "
+                f"{len(source)}: retrieve among the descriptors of these images, in their order."
+            )
+        self.selected = neighbours.indices[:, :start].flatten()
         self.target, self.neighbours = target, neighbours
         self.counts = torch.full((n,), start)  # K_i
         self.if_wrong, self.if_uncertain = if_wrong, if_uncertain
@@ -261,7 +271,7 @@ class SelectiveJointFineTuning(JointFineTuning):
         with evaluating(self), torch.no_grad():
             logits = [self(x.to(device)).cpu() for x in self.target.images.split(512)]
         before = self.counts
-        self.counts = next_neighbours(
+        counts = next_neighbours(
             torch.cat(logits),
             self.target.labels,
             before,
@@ -270,8 +280,9 @@ class SelectiveJointFineTuning(JointFineTuning):
             entropy_threshold=self.entropy_threshold,
         ).clamp(max=self.neighbours.indices.shape[1])
         place = torch.arange(self.neighbours.indices.shape[1])
-        self.selected = self.neighbours.indices[place < self.counts[:, None]]
-        return int((self.counts > before).sum())
+        self.selected = self.neighbours.indices[place < counts[:, None]]
+        self.counts = counts  # last: an error above leaves the round as it was
+        return int((counts > before).sum())
 
 
 def next_neighbours(
@@ -320,6 +331,8 @@ def next_neighbours(
     check_logits_shape("logits", logits)
     check_float_tensor("logits", logits)
     check_targets("labels", labels, n_samples=len(logits), n_classes=logits.shape[1])
+    if not isinstance(counts, Tensor):
+        raise TypeError(f"counts must be a torch.Tensor, got {type(counts).__name__}.")
     if counts.shape != labels.shape or counts.dtype != torch.int64:
         raise ValueError(
             f"counts must be {len(labels)} numbers of dtype int64, got {shape_of(counts)} of "
@@ -330,3 +343,13 @@ def next_neighbours(
     wrong = logits.argmax(1) != labels
     uncertain = ~wrong & (entropy >= entropy_threshold)
     return counts + if_wrong * wrong + if_uncertain * uncertain
+
+
+def _check_one_shape(source: Tensor, target: Tensor) -> None:
+    """Raise unless source and target images can share a batch."""
+    if source.shape[1:] != target.shape[1:]:
+        raise ValueError(
+            f"source images have shape {shape_of(source.shape[1:])} and target images "
+            f"{shape_of(target.shape[1:])}: both go through the backbone in one batch, so bring "
+            "them to one shape (C, H, W)."
+        )
