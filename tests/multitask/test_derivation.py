@@ -160,8 +160,23 @@ def test_bad_sigma(logits, sigma):
             call()
 
 
+@pytest.mark.parametrize("sigma", [1e-20, 1e-200])
+def test_a_sigma_that_overflows_the_logits(logits, sigma):
+    f, c = logits
+    for call in (
+        lambda: classification_nll(f.float(), c, sigma),
+        lambda: remainder(f.float(), sigma),
+    ):
+        with pytest.raises(ValueError, match=r"sigma\^2 overflows torch.float32. Take a larger"):
+            call()
+
+
 def test_bad_tensors(logits):
     f, c = logits
+    with pytest.raises(TypeError, match="outputs must be a torch.Tensor, got list"):
+        regression_nll([1.0], [1.0], 1.0)
+    with pytest.raises(ValueError, match=r"outputs and targets are empty, \(0, 5\)"):
+        regression_nll(f[:0], f[:0], 1.0)
     with pytest.raises(ValueError, match="outputs and targets must have the same shape"):
         regression_nll(f, f[:, :2], 1.0)
     with pytest.raises(ValueError, match="outputs contains NaN"):
@@ -172,3 +187,5 @@ def test_bad_tensors(logits):
         remainder(f / 0, 1.0)
     with pytest.raises(ValueError, match="sigmas is empty"):
         check_likelihood(f, c, [])
+    with pytest.raises(TypeError, match=r"sigmas must be a list of numbers, .* write \[1.0\]"):
+        check_likelihood(f, c, 1.0)

@@ -16,12 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tlcourse._checks import (
+    check_dtype,
     check_float_tensor,
     check_int,
     check_logits_shape,
     check_number,
     check_same_shape,
     check_targets,
+    shape_of,
 )
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def regression_nll(outputs: Tensor, targets: Tensor, sigma: float) -> Tensor:
     Raises
     ------
     TypeError, ValueError
-        If shapes or dtypes differ, a value is not finite, or sigma is not above 0.
+        If shapes or dtypes differ, there is no value or one is not finite, or sigma is not above 0.
 
     References
     ----------
@@ -59,7 +61,11 @@ def regression_nll(outputs: Tensor, targets: Tensor, sigma: float) -> Tensor:
     tensor(1.)
     """
     check_number("sigma", sigma, above=0)
+    check_dtype("outputs", outputs)
+    check_dtype("targets", targets)
     check_same_shape("outputs", outputs, "targets", targets)
+    if outputs.numel() == 0:
+        raise ValueError(f"outputs and targets are empty, {shape_of(outputs)}: there is no mean.")
     check_float_tensor("outputs", outputs)
     check_float_tensor("targets", targets)
     return F.mse_loss(outputs, targets) / (2 * sigma**2) + math.log(sigma)
@@ -85,7 +91,7 @@ def classification_nll(logits: Tensor, targets: Tensor, sigma: float) -> Tensor:
     ------
     TypeError, ValueError
         If the logits are no (N, K) floating-point tensor or not finite, the targets no classes of
-        theirs, or sigma is not above 0.
+        theirs, or sigma is not above 0 or so small that logits / sigma^2 overflows.
 
     References
     ----------
@@ -97,11 +103,9 @@ def classification_nll(logits: Tensor, targets: Tensor, sigma: float) -> Tensor:
     >>> [round(classification_nll(logits, targets, s).item(), 3) for s in (1.0, 2.0, 100.0)]
     [0.24, 0.794, 1.098]
     """
-    check_number("sigma", sigma, above=0)
-    check_logits_shape("logits", logits)
-    check_float_tensor("logits", logits)
+    divided = _divided(logits, sigma)
     check_targets("targets", targets, n_samples=len(logits), n_classes=logits.shape[1])
-    return F.cross_entropy(logits / sigma**2, targets)
+    return F.cross_entropy(divided, targets)
 
 
 def remainder(logits: Tensor, sigma: float) -> Tensor:
@@ -131,11 +135,21 @@ def remainder(logits: Tensor, sigma: float) -> Tensor:
     >>> remainder(torch.tensor([[2.0, 0.0, 0.0]]), sigma=1.0)
     tensor(0.)
     """
+    divided = torch.logsumexp(_divided(logits, sigma), dim=1)  # (N,)
+    return (divided - torch.logsumexp(logits, dim=1) / sigma**2).mean()
+
+
+def _divided(logits: Tensor, sigma: float) -> Tensor:
+    """Return logits / sigma^2, after the checks that every use needs."""
     check_number("sigma", sigma, above=0)
     check_logits_shape("logits", logits)
     check_float_tensor("logits", logits)
-    divided = torch.logsumexp(logits / sigma**2, dim=1)  # (N,)
-    return (divided - torch.logsumexp(logits, dim=1) / sigma**2).mean()
+    divided = logits / sigma**2
+    if not bool(torch.isfinite(divided).all()):
+        raise ValueError(
+            f"sigma is {sigma:g}: logits / sigma^2 overflows {logits.dtype}. Take a larger sigma."
+        )
+    return divided
 
 
 @dataclass(frozen=True)
@@ -209,6 +223,8 @@ def check_likelihood(logits: Tensor, targets: Tensor, sigmas: Sequence[float]) -
     >>> [f"{error:.3f}" for error in report.error]
     ['0.000', '-0.031', '0.169']
     """
+    if isinstance(sigmas, (int, float)):
+        raise TypeError(f"sigmas must be a list of numbers, got {sigmas}: write [{sigmas}].")
     if len(sigmas) == 0:
         raise ValueError("sigmas is empty: give one or more numbers above 0.")
     check_logits_shape("logits", logits)
