@@ -164,6 +164,14 @@ def test_coarse_classes(sets):
     assert coarse.subset([3]).classes == coarse.classes
 
 
+def test_only_the_classes_of_scenes_can_be_made_coarse(sets):
+    few = sets[0].subset(range(2))
+    tensors = (*few.tensors, few._boxes, few._labels)
+    other = Scenes(*tensors, classes=(*CLASSES[:-1], "star"))
+    with pytest.raises(ValueError, match=r"coarse takes scenes of the 14 classes .* square, star"):
+        other.coarse()
+
+
 @pytest.mark.parametrize("part", range(6))
 def test_the_fingerprint_sees_every_tensor(sets, part):
     train, _ = sets
@@ -197,3 +205,9 @@ def test_bad_tensors(sets):
         Scenes(*tensors[:2], tensors[2][:, :1], *tensors[3:])
     with pytest.raises(TypeError, match="images must be a torch.Tensor, got list"):
         Scenes([1], *tensors[1:])
+    with pytest.raises(ValueError, match=r"segmentation must lie in \[0, 1\] for 2 classes"):
+        Scenes(*tensors, classes=("background", "disc"))
+    beyond = tensors[5].clone()
+    beyond[0, 0] = 14
+    with pytest.raises(ValueError, match=r"labels must lie in \[-1, 13\] .* to 14"):
+        Scenes(*tensors[:5], beyond)

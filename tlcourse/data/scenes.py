@@ -49,16 +49,16 @@ class Scenes(TensorDataset):
         (N, 1, H, W), float32, in (0, 1]: 1 over the distance, and 1 is the nearest.
     boxes
         (N, M, 4), float32: left, top, right and bottom edge of what is seen of each object, in
-        pixels; rows beyond a scene's objects are 0.
+        pixels; rows without a visible object are 0.
     labels
-        (N, M), int64: the classes of the objects, -1 in the rows beyond them.
+        (N, M), int64: the classes of the objects, -1 in rows without a visible object.
     classes
         Their names, the background first.
 
     Raises
     ------
     TypeError, ValueError
-        If a shape or a dtype is wrong.
+        If a shape or a dtype is wrong, or a class is none of ``classes``.
 
     Examples
     --------
@@ -88,6 +88,8 @@ class Scenes(TensorDataset):
         _check("inverse_depth", inverse_depth, torch.float32, (n, 1, height, width))
         _check("labels", labels, torch.int64, (n, None))
         _check("boxes", boxes, torch.float32, (n, labels.shape[1], 4))
+        _check_classes("segmentation", segmentation, 0, len(classes))
+        _check_classes("labels", labels, -1, len(classes))
         super().__init__(images, segmentation, instances, inverse_depth)
         self._boxes, self._labels = boxes, labels
         self.classes = tuple(classes)
@@ -148,6 +150,13 @@ class Scenes(TensorDataset):
     def coarse(self) -> Scenes:
         """Return the same scenes with one class for all ten digits: five classes instead of 14.
 
+        Scenes that are coarse already are returned as they are.
+
+        Raises
+        ------
+        ValueError
+            If the classes are none of these two sets.
+
         Examples
         --------
         >>> train, _ = scenes(2, 1)
@@ -156,6 +165,11 @@ class Scenes(TensorDataset):
         """
         if self.classes == COARSE:
             return self
+        if self.classes != CLASSES:
+            raise ValueError(
+                f"coarse takes scenes of the {len(CLASSES)} classes {', '.join(CLASSES)}; these "
+                f"have {', '.join(self.classes)}."
+            )
         coarser = torch.tensor([0] + [1] * 10 + [2, 3, 4])
         labels = torch.where(self._labels < 0, -1, coarser[self._labels.clamp(min=0)])
         images, segmentation, instances, inverse_depth = self.tensors
@@ -379,3 +393,13 @@ def _check(name: str, value: Tensor, dtype: torch.dtype, shape: Sequence[int | N
     if not fits or value.numel() == 0:
         wanted = ", ".join("any" if want is None else str(want) for want in shape)
         raise ValueError(f"{name} must have shape ({wanted}), got {shape_of(value)}.")
+
+
+def _check_classes(name: str, value: Tensor, low: int, n_classes: int) -> None:
+    """Raise unless all classes lie in [low, n_classes - 1]."""
+    least, most = (int(bound) for bound in value.aminmax())
+    if least < low or most >= n_classes:
+        raise ValueError(
+            f"{name} must lie in [{low}, {n_classes - 1}] for {n_classes} classes, got values from "
+            f"{least} to {most}."
+        )
