@@ -431,6 +431,32 @@ def test_what_the_chapter_says_of_the_recorded_digits():
     for row in ("all", "random", "once", "gabor", "fusion"):
         assert difference("selective", row).low < 0 < difference("selective", row).high, row
     assert difference("val", "selective").low > 0  # more labels do help
+    for name in ("selective-joint", "selective-joint-cifar10"):
+        result = load_result(name)
+        gain = difference("selective-scratch", "scratch")
+        assert gain.low < 0 < gain.high, name
+
+
+def test_what_the_chapter_says_of_why():
+    """Selection pays where the source is new and partly far off: it spares the target the harm."""
+    result = load_result("selective-joint-why")
+
+    def difference(a, b):
+        pairs = zip(result[a].values, result[b].values, strict=True)
+        return interval([x - y for x, y in pairs])
+
+    for case in ("known-near", "known-mixed", "new-near"):
+        for way in ("all", "random", "selective"):
+            gain = difference(f"{case}-{way}", f"{case.partition('-')[0]}-finetune")
+            assert gain.low < 0 < gain.high, (case, way)
+    for way in ("all", "random"):
+        assert difference(f"new-mixed-{way}", "new-finetune").high < 0
+        assert difference("new-mixed-selective", f"new-mixed-{way}").low > 0
+        assert difference("known-mixed-selective", f"known-mixed-{way}").low < 0
+    back = difference("new-mixed-selective", "new-finetune")
+    assert back.low < 0 < back.high
+    for known in ("known", "new"):
+        assert result[f"{known}-mixed-share"].interval.mean > 95
 
 
 def test_what_the_chapter_says_of_the_recorded_scenes():

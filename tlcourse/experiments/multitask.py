@@ -147,7 +147,7 @@ def measure(model: nn.Module, data: Scenes, tasks: Sequence[str]) -> dict[str, f
     - depth: the mean absolute error of the inverse depth, over all pixels, in per cent of that of
       the nearest place.
     """
-    device = next(model.parameters()).device
+    device = next((p.device for p in model.parameters()), data.images.device)
     with evaluating(model), torch.no_grad():
         parts = [
             [answer.cpu() for answer in model(images.to(device))]
