@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tlcourse.data import LabelledImages, few_per_class
-from tlcourse.experiments import get
+from tlcourse.experiments import get, load_result
 from tlcourse.experiments import jacobian_transfer as module
 from tlcourse.experiments.runner import run
 from tlcourse.matching import (
@@ -18,6 +18,7 @@ from tlcourse.matching import (
     capture,
     jacobian_matching_loss,
 )
+from tlcourse.metrics import interval
 from tlcourse.models import SmallResNet
 
 TINY = module.QUICK | {
@@ -214,3 +215,23 @@ def test_the_lectures_figures_stand_beside_ours():
     for settings in experiment.settings.values():
         sizes = {module.name_of(n) for n in settings["labels_per_class"]}
         assert sizes == {key.rpartition("-")[2] for key in rows}
+
+
+def test_what_the_chapter_says_of_the_recorded_transfer():
+    result = load_result("jacobian-transfer")
+
+    def mean(way, n):
+        return result[f"{way}-{n}"].interval.mean
+
+    matched = [way for way, parts in module.WAYS.items() if parts]
+    for way in matched:
+        for n in (5, 10, 25):
+            assert mean("ce", n) < mean(way, n) < mean("oracle", n), (way, n)
+        assert mean("ce", "all") - 0.5 < mean(way, "all") < mean("ce", "all")
+    gains = [mean("act", n) - mean("ce", n) for n in (5, 10, 25, 50, "all")]
+    assert gains[:4] == sorted(gains[:4], reverse=True)
+    for n in (5, 10, 25, 50, "all"):
+        for more, less in (("act+jac", "act"), ("act+att", "act"), ("act+att+jac", "act+att")):
+            values = result[f"{more}-{n}"].values, result[f"{less}-{n}"].values
+            added = interval([a - b for a, b in zip(*values, strict=True)])
+            assert added.low < 0 < added.high, (more, n)

@@ -330,3 +330,17 @@ def test_what_the_chapter_says_of_the_recorded_pairs():
     assert len(gains) == 16
     assert all(gain.mean > 0 for gain in gains.values())
     assert sum(gain.low <= 0 for gain in gains.values()) == 1
+
+
+def test_what_the_chapter_says_of_the_recorded_digits():
+    result = load_result("at-digits")
+
+    def gain(way, on):
+        pair = "SmallResNet-4-from-SmallResNet-16"
+        values = result[f"{pair}-{on}"].values, result[f"{pair}-{way}"].values
+        return interval([a - b for a, b in zip(*values, strict=True)])
+
+    for way in ("at", "at-paper"):
+        assert gain(way, "student").low < 0 < gain(way, "student").high
+    assert gain("kd", "student").low > 0
+    assert gain("at+kd", "kd").low > 0
