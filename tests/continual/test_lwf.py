@@ -132,6 +132,8 @@ def test_half_precision_is_computed_in_float32(logits, half):
         ({"recorded_logits": torch.zeros(3, 2).double(), "old_logits": torch.zeros(3, 2).half()},
          TypeError, "float16 and torch.float64"),
         ({"old_logits": torch.zeros(3, 2).long()}, TypeError, "old_logits must hold floating"),
+        ({"recorded_logits": None}, TypeError, "recorded_logits must be a torch.Tensor"),
+        ({"recorded_logits": torch.zeros(3, 2).long()}, TypeError, "recorded_logits must hold fl"),
         ({"old_logits": torch.full((3, 2), torch.nan)}, ValueError, "old_logits contains NaN"),
         ({"recorded_logits": torch.full((3, 2), torch.nan)}, ValueError, "recorded_logits con"),
         ({"temperature": 0.0}, ValueError, "temperature must be greater than 0"),
