@@ -344,3 +344,33 @@ def test_what_the_chapter_says_of_the_recorded_digits():
         assert gain(way, "student").low < 0 < gain(way, "student").high
     assert gain("kd", "student").low > 0
     assert gain("at+kd", "kd").low > 0
+
+
+def test_what_the_chapter_says_of_the_recorded_jacobians():
+    result = load_result("jacobian-few-data")
+
+    def mean(way, n):
+        return result[f"{way}-{n}"].interval.mean
+
+    for n in JACOBIAN_FEW_DATA.settings["full"]["labels_per_class"]:
+        assert min(jacobian.WAYS, key=lambda way: mean(way, n)) == "ce"
+        values = result[f"ce+jac-{n}"].values, result[f"ce-{n}"].values
+        gain = interval([a - b for a, b in zip(*values, strict=True)])
+        assert (gain.low > 0) == (n <= 50), n
+        assert mean("ce+act+jac", n) > max(mean(way, n) for way in ("ce+act", "ce+jac"))
+        best = max(jacobian.WAYS, key=lambda way: mean(way, n))
+        assert best == ("act+jac" if n <= 10 else "ce+act+jac")
+        assert (mean("ce+jac", n) > mean("ce+act", n)) == (n <= 10)
+
+
+@pytest.mark.parametrize("name", ["at-transfer", "at-transfer-mnist"])
+def test_what_the_chapter_says_of_fine_tuning_with_a_teacher(name):
+    result = load_result(name)
+
+    def gain(way):
+        values = result["student"].values, result[way].values
+        return interval([a - b for a, b in zip(*values, strict=True)])
+
+    assert gain("teacher").low > 0
+    for way in ("at", "kd"):
+        assert gain(way).low < 0 < gain(way).high
