@@ -232,6 +232,5 @@ def test_what_the_chapter_says_of_the_recorded_transfer():
     assert gains[:4] == sorted(gains[:4], reverse=True)
     for n in (5, 10, 25, 50, "all"):
         for more, less in (("act+jac", "act"), ("act+att", "act"), ("act+att+jac", "act+att")):
-            values = result[f"{more}-{n}"].values, result[f"{less}-{n}"].values
-            added = interval([a - b for a, b in zip(*values, strict=True)])
+            added = interval(result.differences(f"{more}-{n}", f"{less}-{n}"))
             assert added.low < 0 < added.high, (more, n)

@@ -172,8 +172,7 @@ def test_what_the_chapter_says_of_the_recorded_runs(name):
     result = load_result(name)
 
     def difference(a, b):
-        pairs = zip(result[a].values, result[b].values, strict=True)
-        return interval([x - y for x, y in pairs])
+        return interval(result.differences(a, b))
 
     old = {m: result[f"{m}-old"].interval.mean for m in module.METHODS}
     assert min(old, key=old.get) == "finetune"

@@ -322,11 +322,9 @@ def test_what_the_chapter_says_of_the_recorded_pairs():
         result = load_result(experiment.name)
         for student, teacher in experiment.settings["full"]["pairs"]:
             pair = f"{student}-from-{teacher}"
-            alone = result[f"{pair}-student"].values
             for way in ("at", "act", "kd", "at+kd"):
-                taught = result[f"{pair}-{way}"].values
-                pairs = zip(alone, taught, strict=True)
-                gains[pair, way] = interval([a - b for a, b in pairs])
+                found = result.differences(f"{pair}-student", f"{pair}-{way}")
+                gains[pair, way] = interval(found)
     assert len(gains) == 16
     assert all(gain.mean > 0 for gain in gains.values())
     assert sum(gain.low <= 0 for gain in gains.values()) == 1
@@ -337,8 +335,7 @@ def test_what_the_chapter_says_of_the_recorded_digits():
 
     def gain(way, on):
         pair = "SmallResNet-4-from-SmallResNet-16"
-        values = result[f"{pair}-{on}"].values, result[f"{pair}-{way}"].values
-        return interval([a - b for a, b in zip(*values, strict=True)])
+        return interval(result.differences(f"{pair}-{on}", f"{pair}-{way}"))
 
     for way in ("at", "at-paper"):
         assert gain(way, "student").low < 0 < gain(way, "student").high
@@ -354,8 +351,7 @@ def test_what_the_chapter_says_of_the_recorded_jacobians():
 
     for n in JACOBIAN_FEW_DATA.settings["full"]["labels_per_class"]:
         assert min(jacobian.WAYS, key=lambda way: mean(way, n)) == "ce"
-        values = result[f"ce+jac-{n}"].values, result[f"ce-{n}"].values
-        gain = interval([a - b for a, b in zip(*values, strict=True)])
+        gain = interval(result.differences(f"ce+jac-{n}", f"ce-{n}"))
         assert (gain.low > 0) == (n <= 50), n
         assert mean("ce+act+jac", n) > max(mean(way, n) for way in ("ce+act", "ce+jac"))
         best = max(jacobian.WAYS, key=lambda way: mean(way, n))
@@ -368,8 +364,7 @@ def test_what_the_chapter_says_of_fine_tuning_with_a_teacher(name):
     result = load_result(name)
 
     def gain(way):
-        values = result["student"].values, result[way].values
-        return interval([a - b for a, b in zip(*values, strict=True)])
+        return interval(result.differences("student", way))
 
     assert gain("teacher").low > 0
     for way in ("at", "kd"):

@@ -422,8 +422,7 @@ def test_what_the_chapter_says_of_the_recorded_digits():
     result = load_result("selective-joint")
 
     def difference(a, b):
-        pairs = zip(result[a].values, result[b].values, strict=True)
-        return interval([x - y for x, y in pairs])
+        return interval(result.differences(a, b))
 
     for row in ("all", "random", "once", "gabor", "selective"):
         assert difference(row, "finetune").low < 0 < difference(row, "finetune").high, row
@@ -442,8 +441,7 @@ def test_what_the_chapter_says_of_why():
     result = load_result("selective-joint-why")
 
     def difference(a, b):
-        pairs = zip(result[a].values, result[b].values, strict=True)
-        return interval([x - y for x, y in pairs])
+        return interval(result.differences(a, b))
 
     for case in ("known-near", "known-mixed", "new-near"):
         for way in ("all", "random", "selective"):
@@ -463,8 +461,7 @@ def test_what_the_chapter_says_of_the_recorded_scenes():
     result = load_result("uncertainty-scenes")
 
     def difference(a, b):
-        pairs = zip(result[a].values, result[b].values, strict=True)
-        return interval([x - y for x, y in pairs])
+        return interval(result.differences(a, b))
 
     assert difference("all-seg", "unweighted-seg").low > 0  # the plain sum spoils two tasks
     assert difference("all-depth", "unweighted-depth").high < 0

@@ -153,8 +153,7 @@ def test_what_the_chapter_says_of_the_recorded_adapters():
     result = load_result("progressive")
 
     def difference(a, b):
-        pairs = zip(result[a].values, result[b].values, strict=True)
-        return interval([x - y for x, y in pairs])
+        return interval(result.differences(a, b))
 
     for number in "23":  # a late start costs the MLP adapters most of what they lack
         lag = difference(f"mlp-{number}-score", f"linear-{number}-score")

@@ -47,6 +47,14 @@ def test_rows_and_their_intervals(tmp_path):
     assert result.record == RECORD
 
 
+def test_differences_are_taken_seed_by_seed(tmp_path):
+    write(tmp_path, changed(1, values=[1.0, 0.0, 7.0]))
+    result = load_result("tiny", folder=tmp_path)
+    assert result.differences("plain", "bias") == (2.0, 4.0, -2.0)
+    with pytest.raises(KeyError, match="no row 'plian'"):
+        result.differences("plain", "plian")
+
+
 def test_an_unknown_row_names_the_known_ones(tmp_path):
     write(tmp_path)
     with pytest.raises(KeyError, match="no row 'plian'; there are plain, bias. Did you mean 'plai"):

@@ -68,6 +68,15 @@ class Result:
             )
         return self.rows[key]
 
+    def differences(self, key: str, other: str) -> tuple[float, ...]:
+        """Return one row minus another, seed by seed.
+
+        The rows of a seed share its draws (labelled images, first weights), so that their
+        differences spread less than they do. ``interval`` of `tlcourse.metrics` takes them.
+        """
+        pairs = zip(self[key].values, self[other].values, strict=True)
+        return tuple(a - b for a, b in pairs)
+
     def frame(self, *, digits: int = 2) -> pd.DataFrame:
         """Return the table: mean, interval, number of seeds, and the source's figure.
 
