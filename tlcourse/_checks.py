@@ -120,13 +120,18 @@ def check_same_shape(first: str, a: Tensor, second: str, b: Tensor) -> None:
         )
 
 
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return float32 for half precision, in which sums are exact enough, else the dtype itself."""
+    return torch.float32 if dtype.itemsize < 4 else dtype
+
+
 def at_least_float32(first: str, a: Tensor, second: str, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return both tensors, half precision as float32; raise unless they then are of one kind.
 
     Mixed precision makes outputs in half precision, and what was recorded may be float32. A loss
     is summed in float32 in any case.
     """
-    wide_a, wide_b = (t.float() if t.itemsize < 4 else t for t in (a, b))
+    wide_a, wide_b = (t.to(wide_dtype(t.dtype)) for t in (a, b))
     if wide_a.shape != wide_b.shape or wide_a.dtype != wide_b.dtype:
         check_same_shape(first, a, second, b)
     return wide_a, wide_b

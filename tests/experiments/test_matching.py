@@ -198,6 +198,22 @@ def test_side_by_side_each_student_gets_its_own_gradient(cifar):
     assert all(p.grad is None for p in teacher.parameters())
 
 
+def test_what_decays_falls_from_one_in_a_straight_line(cifar, monkeypatch):
+    seen = []
+
+    def loss_of(way, z, A_S, labels, v, A_T, settings, left):
+        seen.append(left)
+        return F.cross_entropy(z, labels)
+
+    monkeypatch.setattr(matching, "loss_of", loss_of)
+    teacher = Network("WRN-16-2", cifar["train"], TINY_CIFAR).eval()
+    students = Students(Network("WRN-16-1", cifar["train"], TINY_CIFAR), teacher, ["at+kd"], {})
+    objective = matching.side_by_side(teacher, TINY_CIFAR, steps=4)
+    for _ in range(4):
+        objective(students, cifar["train"].tensors)
+    assert seen == [1.0, 0.75, 0.5, 0.25]
+
+
 def test_the_losses_of_the_ways():
     torch.manual_seed(0)
     z, v, labels = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 0])

@@ -222,7 +222,13 @@ def test_the_lecture_s_nine_lines_have_their_rows():
 
 
 @pytest.fixture
-def rows(monkeypatch, tmp_path):
+def source_heads():
+    """Return what `rows` fills in: the first weights of every row's source head."""
+    return {}
+
+
+@pytest.fixture
+def rows(monkeypatch, tmp_path, source_heads):
     """Return every row's model with what it had selected before and after its training."""
     found = {}
     real = selective.train
@@ -230,6 +236,8 @@ def rows(monkeypatch, tmp_path):
     def spy(model, few, settings, rate, seed, files, augment, *, iterate):
         before = getattr(model, "selected", None)
         weight = model.backbone.stage2.conv1.weight.detach().clone()
+        if isinstance(model, JointFineTuning):
+            source_heads[files.name] = model.source_head.weight.detach().clone()
         real(model, few, settings, rate, seed, files, augment, iterate=iterate)
         found[files.name] = (model, before, getattr(model, "selected", None), weight, rate)
 
@@ -262,6 +270,13 @@ def test_which_weights_each_row_starts_from(rows):
         assert torch.equal(weight, source) != from_scratch, name
         assert rate == SELECTIVE["scratch_rate" if from_scratch else "rate"]
     assert torch.equal(rows["scratch"][3], rows["selective-scratch"][3])
+
+
+def test_joint_rows_start_with_the_source_network_s_head(rows, source_heads):
+    head = selective.glyph_network(progress=False).head.weight
+    assert set(source_heads) == set(rows) - {"scratch", "finetune"}
+    for name, weight in source_heads.items():
+        assert torch.equal(weight, head) == (name != "selective-scratch"), name
 
 
 def test_rounds_change_nothing_for_a_row_that_retrieves_nothing(tmp_path):
@@ -381,18 +396,18 @@ def test_what_is_near_and_what_is_far(characters):
 
 def test_each_row_starts_and_sees_what_it_says(characters, tmp_path, monkeypatch):
     seen, learned = {}, {}
-    real_train, real_pretrain = selective_why.train, selective_why._pretrain
+    real_train, real_pretrain = selective_why.train, selective_why.pretrain
 
     def train(model, few, settings, rate, seed, files, augment, *, iterate):
         seen[files.name] = model, model.backbone.stage2.conv1.weight.detach().clone(), iterate
         real_train(model, few, settings, rate, seed, files, augment, iterate=iterate)
 
-    def pretrain(network, data, settings, seed, file):
-        real_pretrain(network, data, settings, seed, file)
+    def pretrain(network, data, settings, seed, file, augment, *, batch_size):
+        real_pretrain(network, data, settings, seed, file, augment, batch_size=batch_size)
         learned[file.stem] = set(data.labels.tolist()), network.backbone.stage2.conv1.weight.clone()
 
     monkeypatch.setattr(selective_why, "train", train)
-    monkeypatch.setattr(selective_why, "_pretrain", pretrain)
+    monkeypatch.setattr(selective_why, "pretrain", pretrain)
     found = selective_why.run_seed(characters, WHY, 0, tmp_path)
     experiment = get("selective-joint-why")
     assert set(found) == {row.key for row in experiment.rows}

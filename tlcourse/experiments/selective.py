@@ -69,18 +69,8 @@ def run_cifar10(data: Data, settings: Settings, seed: int, folder: Path) -> dict
     few = few_per_class(data["train"], settings["labels_per_class"], seed=seed)
     source = data["source"]
     network = SmallResNet(source.n_classes, in_channels=3, width=settings["width"])
-    fit(
-        network,
-        cross_entropy,
-        source,
-        optimizer=torch.optim.AdamW(network.parameters(), lr=settings["source_rate"]),
-        epochs=settings["source_epochs"],
-        batch_size=128,
-        schedule=cosine_decay,
-        augment=random_crop_flip,
-        seed=seed,
-        checkpoint=folder / "source.safetensors",
-    )
+    file = folder / "source.safetensors"
+    pretrain(network, source, settings, seed, file, random_crop_flip, batch_size=128)
     return compare(data, few, network, settings, seed, folder, random_crop_flip)
 
 
@@ -95,7 +85,6 @@ def compare(
 ) -> dict[str, float]:
     """Return the accuracy of every row, given a network that was trained on the source."""
     source, test = data["source"], data["test"]
-    network = network.cpu().eval()
     conv: ConvBank | GaborBank = ConvBank(network, settings["layers"])
     begin = functools.partial(start, network, source, settings, seed)
 
@@ -186,6 +175,32 @@ def start(
         return copy.deepcopy(network.backbone), network.head
     channels, width = source.images.shape[1], settings["width"]
     return SmallResNet(source.n_classes, in_channels=channels, width=width).backbone, None
+
+
+def pretrain(
+    network: SmallResNet,
+    source: LabelledImages,
+    settings: Settings,
+    seed: int,
+    checkpoint: Path,
+    augment: Augment,
+    *,
+    batch_size: int,
+) -> None:
+    """Train the network that all rows start from."""
+    fit(
+        network,
+        cross_entropy,
+        source,
+        optimizer=torch.optim.AdamW(network.parameters(), lr=settings["source_rate"]),
+        epochs=settings["source_epochs"],
+        batch_size=batch_size,
+        schedule=cosine_decay,
+        augment=augment,
+        seed=seed,
+        checkpoint=checkpoint,
+    )
+    network.cpu().eval()
 
 
 def nearest(

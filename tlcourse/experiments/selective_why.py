@@ -31,12 +31,11 @@ from typing import Any
 import torch
 
 from tlcourse.data import LabelledImages, digits, few_per_class, glyphs, random_shift
-from tlcourse.experiments.common import cross_entropy, per_cent
+from tlcourse.experiments.common import per_cent
 from tlcourse.experiments.experiment import Data, Experiment, Row, Settings
-from tlcourse.experiments.selective import nearest, start, train
+from tlcourse.experiments.selective import nearest, pretrain, start, train
 from tlcourse.models import Classifier, SmallResNet
 from tlcourse.multitask import ConvBank, JointFineTuning, SelectiveJointFineTuning
-from tlcourse.training import cosine_decay, fit
 
 N_DIGITS = 10  # the first classes of the printed characters
 
@@ -57,7 +56,8 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
         learned = together(data["letters"], mixed) if known == "known" else data["letters"]
         torch.manual_seed(seed)
         network = SmallResNet(learned.n_classes, width=settings["width"])
-        _pretrain(network, learned, settings, seed, folder / f"{known}.safetensors")
+        file = folder / f"{known}.safetensors"
+        pretrain(network, learned, settings, seed, file, augment, batch_size=64)
         bank = ConvBank(network, settings["layers"])
         begin = functools.partial(start, network, mixed, settings, seed, scratch=False)
 
@@ -83,24 +83,6 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
                 )
                 learn(f"{known}-{kind}-{way}", joint)
     return found
-
-
-def _pretrain(
-    network: SmallResNet, learned: LabelledImages, settings: Settings, seed: int, file: Path
-) -> None:
-    fit(
-        network,
-        cross_entropy,
-        learned,
-        optimizer=torch.optim.AdamW(network.parameters(), lr=settings["source_rate"]),
-        epochs=settings["source_epochs"],
-        batch_size=64,
-        schedule=cosine_decay,
-        augment=functools.partial(random_shift, pixels=settings["shift"]),
-        seed=seed,
-        checkpoint=file,
-    )
-    network.cpu().eval()
 
 
 def together(a: LabelledImages, b: LabelledImages) -> LabelledImages:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from tlcourse._checks import check_dtype, check_float_tensor, shape_of
+from tlcourse._checks import check_dtype, check_float_tensor, shape_of, wide_dtype
 
 Function = Callable[[Tensor], Tensor]
 
@@ -39,7 +39,7 @@ def check_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
     """Raise unless both are sequences of tensors, one for one, of batches of one size.
 
     The dtypes of a pair may differ only where half precision stands beside float32, see
-    `at_least_float32`: a student under autocast may learn from a teacher without it.
+    `wide_dtype`: a student under autocast may learn from a teacher without it.
     """
     check_sequence("student", student)
     check_sequence("teacher", teacher)
@@ -54,20 +54,11 @@ def check_pairs(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
                 f"student[{j}] and teacher[{j}] must hold the same batch of 1 sample or more, got "
                 f"shapes {shape_of(s)} and {shape_of(t)}."
             )
-        if _at_least_float32(s.dtype) != _at_least_float32(t.dtype):
+        if wide_dtype(s.dtype) != wide_dtype(t.dtype):
             raise TypeError(
                 f"student[{j}] and teacher[{j}] must have the same dtype, got {s.dtype} and "
                 f"{t.dtype}."
             )
-
-
-def at_least_float32(activations: Tensor) -> Tensor:
-    """Return half precision as float32, in which sums of squares are exact enough."""
-    return activations.to(_at_least_float32(activations.dtype))
-
-
-def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype.itemsize < 4 else dtype
 
 
 def module_of(function: Function) -> object:

@@ -13,8 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tlcourse._checks import check_choice, check_finite, check_float_tensor, check_number, shape_of
-from tlcourse.matching._parts import at_least_float32, check_pairs
+from tlcourse._checks import (
+    check_choice,
+    check_finite,
+    check_float_tensor,
+    check_number,
+    shape_of,
+    wide_dtype,
+)
+from tlcourse.matching._parts import check_pairs
 
 MODES = ("paper", "code")
 
@@ -159,7 +166,7 @@ def attention_transfer_loss(
 
 def _map(activations: Tensor, p: float) -> Tensor:
     """Return sum_c |A_c|^p, (N, C, H, W) -> (N, H, W), without a check."""
-    A = at_least_float32(activations)
+    A = activations.to(wide_dtype(activations.dtype))
     return A.square().sum(1) if p == 2 else A.abs().pow(p).sum(1)
 
 
@@ -169,7 +176,7 @@ def _scaled(activations: Tensor, p: float) -> Tensor:
         return activations
     # F.normalize divides by at least 1e-12. Values of 1e-3 come below it as fourth powers, and the
     # loss would then see their scale. A constant factor per sample changes no normalised map.
-    A = at_least_float32(activations)
+    A = activations.to(wide_dtype(activations.dtype))
     largest = A.detach().abs().amax((1, 2, 3), keepdim=True)  # (N, 1, 1, 1)
     return A / largest.clamp(min=torch.finfo(A.dtype).tiny)
 

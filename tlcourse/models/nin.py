@@ -35,11 +35,11 @@ class NetworkInNetwork(Classifier):
     Notes
     -----
     The paper ends in a 1 x 1 convolution to K maps and takes the mean of each. Here the mean comes
-    first and a linear head second: both are linear, so that their order does not matter. It has no
-    batch normalisation and drops half of what lies between two groups; the first is what later
-    work adds, and the second what it then leaves out.
+    first and a linear head second: both are linear, so that their order does not matter. The paper
+    drops half of what lies between two groups and does not normalise; this network normalises and
+    drops nothing.
 
-    Weights and maps are kept in the channels-last memory format, twice as quick on a CPU. Shapes
+    Weights and maps are kept in the channels-last memory format, which is quicker on a CPU. Shapes
     are as always, (N, C, H, W).
 
     Examples
