@@ -48,7 +48,7 @@ Profile = Annotated[
 def list_experiments() -> None:
     """List the experiments, and which of them have a recorded result."""
     from tlcourse.experiments import EXPERIMENTS, results_dir
-    from tlcourse.experiments.results import file_name
+    from tlcourse.experiments._engine.results import file_name
 
     for experiment in EXPERIMENTS.values():
         recorded = [
@@ -102,7 +102,7 @@ def compare(
 ) -> None:
     """Show a recorded result beside the figures of its source."""
     from tlcourse.experiments import get, load_result, results_dir
-    from tlcourse.experiments.results import file_name
+    from tlcourse.experiments._engine.results import file_name
 
     get(name)
     profiles = [profile] if profile else ["full", "quick"]

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from tlcourse._checks import check_choice
-from tlcourse.experiments.at_transfer import AT_TRANSFER, AT_TRANSFER_MNIST
-from tlcourse.experiments.continual import FORGETTING_CIFAR10, FORGETTING_DIGITS
-from tlcourse.experiments.distillation import KD_DIGITS, KD_MNIST
-from tlcourse.experiments.distillation_jitter import KD_MNIST_JITTER
-from tlcourse.experiments.experiment import Experiment, Row
-from tlcourse.experiments.finetuning import FINETUNE_DIGITS, PROBE_CIFAR10, UNFREEZE_CIFAR10
-from tlcourse.experiments.jacobian import JACOBIAN_FEW_DATA
-from tlcourse.experiments.jacobian_transfer import JACOBIAN_TRANSFER
-from tlcourse.experiments.lwf import LWF, LWF_MNIST
-from tlcourse.experiments.matching import AT_CIFAR10, AT_CIFAR10_NIN, AT_DIGITS
-from tlcourse.experiments.multitask import UNCERTAINTY_SCENES
-from tlcourse.experiments.progressive import PROGRESSIVE
-from tlcourse.experiments.results import Result, ResultRow, load_result, results_dir
-from tlcourse.experiments.runner import run
-from tlcourse.experiments.selective import SELECTIVE_JOINT, SELECTIVE_JOINT_CIFAR10
-from tlcourse.experiments.selective_why import SELECTIVE_JOINT_WHY
+from tlcourse.experiments._engine.experiment import Experiment, Row
+from tlcourse.experiments._engine.results import Result, ResultRow, load_result, results_dir
+from tlcourse.experiments._engine.runner import run
+from tlcourse.experiments.continual.forgetting import FORGETTING_CIFAR10, FORGETTING_DIGITS
+from tlcourse.experiments.continual.lwf import LWF, LWF_MNIST
+from tlcourse.experiments.continual.progressive import PROGRESSIVE
+from tlcourse.experiments.distillation.kd import KD_DIGITS, KD_MNIST
+from tlcourse.experiments.distillation.kd_mnist_jitter import KD_MNIST_JITTER
+from tlcourse.experiments.finetuning.finetune_digits import FINETUNE_DIGITS
+from tlcourse.experiments.finetuning.probe_cifar10 import PROBE_CIFAR10
+from tlcourse.experiments.finetuning.unfreeze_cifar10 import UNFREEZE_CIFAR10
+from tlcourse.experiments.matching.at import AT_CIFAR10, AT_CIFAR10_NIN, AT_DIGITS
+from tlcourse.experiments.matching.at_transfer import AT_TRANSFER, AT_TRANSFER_MNIST
+from tlcourse.experiments.matching.jacobian_few_data import JACOBIAN_FEW_DATA
+from tlcourse.experiments.matching.jacobian_transfer import JACOBIAN_TRANSFER
+from tlcourse.experiments.multitask.selective_joint import SELECTIVE_JOINT, SELECTIVE_JOINT_CIFAR10
+from tlcourse.experiments.multitask.selective_joint_why import SELECTIVE_JOINT_WHY
+from tlcourse.experiments.multitask.uncertainty_scenes import UNCERTAINTY_SCENES
 
 EXPERIMENTS = {
     experiment.name: experiment

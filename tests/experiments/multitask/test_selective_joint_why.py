@@ -1,0 +1,102 @@
+"""Why selection wins nothing, on tiny data: what is near, what is known, what each row sees."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tlcourse.experiments import get, load_result
+from tlcourse.experiments.multitask import selective_joint_why as module
+from tlcourse.metrics import interval
+from tlcourse.multitask import JointFineTuning
+
+TINY = module.QUICK | {
+    "n_source": 225,
+    "width": 4,
+    "epochs": 4,
+    "rounds": 2,
+    "most": 12,
+    "bins": 8,
+    "retrieval": {"start": 2, "if_wrong": 4, "if_uncertain": 1, "entropy_threshold": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def characters():
+    return module.load_characters_and_digits(TINY)
+
+
+def test_what_is_near_and_what_is_far(characters):
+    letters, near, far = (characters[name] for name in ("letters", "near", "far"))
+    assert [len(letters), len(near), len(far)] == [175, 50, 150]
+    assert letters.classes == near.classes == far.classes
+    assert len(far.classes) == 10 + 35 + 35
+    assert near.labels.max() < 10 <= letters.labels.min()
+    assert letters.labels.max() < 45 <= far.labels.min()
+    names = {far.classes[k] for k in far.labels.tolist()}
+    assert all(name.endswith(", negative") for name in names)
+    assert far.images.mean() > 0.5 > letters.images.mean()  # dark ink on bright ground
+    mixed = module.together(near, far)
+    assert sorted(mixed.labels.tolist()) == sorted([*near.labels.tolist(), *far.labels.tolist()])
+    assert (mixed.labels[:50] < 10).float().mean() < 0.5  # shuffled
+    i = int((mixed.labels == far.labels[0]).nonzero()[0])
+    assert any(torch.equal(mixed.images[i], image) for image in far.images)
+
+
+def test_each_row_starts_and_sees_what_it_says(characters, tmp_path, monkeypatch):
+    seen, learned = {}, {}
+    real_train, real_pretrain = module.train, module.pretrain
+
+    def train(model, few, settings, rate, seed, files, augment, *, iterate):
+        seen[files.name] = model, model.backbone.stage2.conv1.weight.detach().clone(), iterate
+        real_train(model, few, settings, rate, seed, files, augment, iterate=iterate)
+
+    def pretrain(network, data, settings, seed, file, augment, *, batch_size):
+        real_pretrain(network, data, settings, seed, file, augment, batch_size=batch_size)
+        learned[file.stem] = set(data.labels.tolist()), network.backbone.stage2.conv1.weight.clone()
+
+    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr(module, "pretrain", pretrain)
+    found = module.run_seed(characters, TINY, 0, tmp_path)
+    experiment = get("selective-joint-why")
+    assert set(found) == {row.key for row in experiment.rows}
+    assert learned["new"][0] == set(range(10, 45))  # letters alone
+    assert learned["known"][0] == set(range(80))
+    for name, (model, weight, iterate) in seen.items():
+        known, *rest = name.split("-")
+        assert torch.equal(weight, learned[known][1]), name
+        assert iterate == name.endswith("selective")
+        assert isinstance(model, JointFineTuning) == (rest != ["finetune"])
+        if rest[0] in ("near", "mixed"):
+            assert len(model.source) == {"near": 50, "mixed": 200}[rest[0]]
+    for case in ("known-near", "known-mixed", "new-near", "new-mixed"):
+        models = {way: seen[f"{case}-{way}"][0] for way in module.WAYS}
+        assert len(models["random"].selected) == len(models["selective"].selected)
+        assert len(models["all"].selected) == len(models["all"].source)
+    chosen = seen["new-mixed-selective"][0]
+    near = (chosen.source.labels[chosen.selected] < 10).sum()
+    assert found["new-mixed-share"] == pytest.approx(100 * float(near) / len(chosen.selected))
+
+
+# --- what the chapter says ------------------------------------------------------------------------
+
+
+def test_what_the_chapter_says_of_why():
+    """Selection pays where the source is new and partly far off: it spares the target the harm."""
+    result = load_result("selective-joint-why")
+
+    def difference(a, b):
+        return interval(result.differences(a, b))
+
+    for case in ("known-near", "known-mixed", "new-near"):
+        for way in ("all", "random", "selective"):
+            gain = difference(f"{case}-{way}", f"{case.partition('-')[0]}-finetune")
+            assert gain.low < 0 < gain.high, (case, way)
+    for way in ("all", "random"):
+        assert difference(f"new-mixed-{way}", "new-finetune").high < 0
+        assert difference("new-mixed-selective", f"new-mixed-{way}").low > 0
+        assert difference("known-mixed-selective", f"known-mixed-{way}").low < 0
+    back = difference("new-mixed-selective", "new-finetune")
+    assert back.low < 0 < back.high
+    for known in ("known", "new"):
+        assert result[f"{known}-mixed-share"].interval.mean > 95

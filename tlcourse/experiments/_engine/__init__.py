@@ -1,0 +1,1 @@
+"""What runs an experiment and keeps its numbers: definition, runner, result files."""

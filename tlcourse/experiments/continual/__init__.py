@@ -1,0 +1,1 @@
+"""Experiments on continual learning; chapter `methods/continual`."""

@@ -1,0 +1,1 @@
+"""Experiments on distillation; chapter `methods/distillation`."""

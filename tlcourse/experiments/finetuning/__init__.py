@@ -1,0 +1,1 @@
+"""Experiments on few labels; chapters `methods/feature-extraction` and `methods/fine-tuning`."""

@@ -1,0 +1,85 @@
+"""Feature extraction with few labels: features of SqueezeNet, fine-tuned, and from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch.utils.data import TensorDataset
+
+from tlcourse.data import few_per_class, random_crop_flip
+from tlcourse.experiments._engine.experiment import Data, Experiment, Settings
+from tlcourse.experiments._shared import load_cifar10, per_cent
+from tlcourse.experiments.finetuning._parts import (
+    SQUEEZENET,
+    STRENGTHS,
+    flip,
+    from_scratch,
+    imagenet_features,
+    linear_head,
+    table,
+    train,
+    with_head,
+)
+from tlcourse.finetuning import extract_features, layerwise_parameter_groups
+
+
+def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[str, float]:
+    """Compare probe, fine-tuning and training from scratch at several numbers of labels."""
+    labels, test = settings["labels_per_class"], data["test"]
+    most = few_per_class(data["train"], max(labels), seed=seed)
+    # The draws are nested, so that one pass gives the features for all of them.
+    features = extract_features(imagenet_features(settings), most)
+    test_features = extract_features(imagenet_features(settings), test)
+    found = {}
+    for i, n in enumerate(labels):
+        few = most.subset(range(n * most.n_classes))  # the first n of every class
+        head = linear_head(TensorDataset(*features[: len(few)]), settings["strengths"])
+        found[f"probe-{n}"] = per_cent(head, test_features)
+
+        model, groups = with_head(imagenet_features(settings), head), settings["groups"]
+        rates = layerwise_parameter_groups(
+            model, groups, settings["finetune_rate"], settings["rate_decay"]
+        )
+        epochs, file = settings["finetune_epochs"][i], folder / f"finetune-{n}.safetensors"
+        train(model, rates, few, settings, epochs, seed, file, flip)
+        found[f"finetune-{n}"] = per_cent(model, test)
+
+        epochs, file = settings["scratch_epochs"][i], folder / f"scratch-{n}.safetensors"
+        scratch = from_scratch(few, settings, epochs, seed, file, random_crop_flip)
+        found[f"scratch-{n}"] = per_cent(scratch, test)
+    return found
+
+
+# --- the settings ---------------------------------------------------------------------------------
+
+FULL = SQUEEZENET | {
+    "labels_per_class": [10, 50, 100, 500],
+    "strengths": STRENGTHS,
+    "finetune_epochs": [20, 8, 5, 3],
+    "scratch_epochs": [100, 60, 40, 15],
+}
+QUICK = FULL | {
+    "size": 64,
+    "test_per_class": 50,
+    "finetune_epochs": [4, 2, 1, 1],
+    "scratch_epochs": [10, 8, 6, 2],
+}
+WAYS = {
+    "probe": "linear head on frozen features",
+    "finetune": "all layers fine-tuned",
+    "scratch": "small residual net from scratch",
+}
+
+PROBE_CIFAR10 = Experiment(
+    name="probe-cifar10",
+    title="Features of SqueezeNet 1.0 (compressed release) for CIFAR-10 (JPEG), few labels",
+    chapter="methods/feature-extraction",
+    unit="test accuracy, %",
+    better="higher",
+    rows=table(WAYS, FULL["labels_per_class"]),
+    source="",
+    settings={"quick": QUICK, "full": FULL},
+    seeds={"quick": 1, "full": 3},
+    load=load_cifar10,
+    run_seed=run_seed,
+)

@@ -1,0 +1,1 @@
+"""Experiments on matching features; chapter `methods/matching-features`."""

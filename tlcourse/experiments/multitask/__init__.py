@@ -1,0 +1,1 @@
+"""Experiments on several tasks and sources at once; chapter `methods/multi-task`."""
