@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from tlcourse._checks import check_float_tensor, check_logits_shape, check_number, check_targets
 from tlcourse._modes import evaluating
 from tlcourse.training import loader
+from tlcourse.training.batches import check_batch
 
 
 def predict(model: nn.Module, dataset: Dataset[Any], *, batch_size: int = 512) -> Tensor:
@@ -229,7 +230,7 @@ def _run(model: nn.Module, dataset: Dataset[Any], batch_size: int) -> tuple[Tens
     device = torch.device("cpu") if first is None else first.device
     outputs, labels = [], []
     with evaluating(model), torch.no_grad():
-        for batch in loader(dataset, batch_size, shuffle=False):
+        for batch in map(check_batch, loader(dataset, batch_size, shuffle=False)):
             outputs.append(model(batch[0].to(device)))
             labels += batch[1:2]
     return torch.cat(outputs).cpu(), torch.cat(labels).cpu() if labels else None

@@ -26,6 +26,7 @@ from tlcourse.training import (
     save_model,
     step_decay,
 )
+from tlcourse.training.batches import check_batch, derived_seed, rows_of
 
 OPTIMIZERS = {
     "sgd": functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=1e-3),
@@ -566,7 +567,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("every", [1, 5, 50])
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, value, every):
-    monkeypatch.setattr("tlcourse.training.loop._reading_interval", lambda _device: every)
+    monkeypatch.setattr("tlcourse.training._guards.reading_interval", lambda _device: every)
     calls = iter(range(1, 1000))
 
     def poisoned(model, batch):
@@ -757,18 +758,132 @@ def test_a_loader_s_passes_differ_and_repeat_with_the_seed():
     assert all(sorted(order) == list(range(20)) for order in first)
 
 
-def test_a_batch_is_one_indexing():
-    class Counting(TensorDataset):
-        calls = 0
+class Counting(Dataset):
+    """Counts how often it is asked, and may say that its samples are rows of tensors."""
 
-        def __getitem__(self, index):
-            self.calls += 1
-            return super().__getitem__(index)
+    def __init__(self, *tensors, said):
+        self.tensors, self.said, self.calls = tensors, said, 0
 
-    data = Counting(torch.arange(20), torch.arange(20))
-    assert [len(x) for x, _ in loader(data, 8, shuffle=True)] == [8, 8, 4]
-    assert data.calls == 3
-    assert len(loader(data, 8, shuffle=True)) == 3
+    def rows(self):
+        return self.tensors if self.said else None
+
+    def __len__(self):
+        return len(self.tensors[0])
+
+    def __getitem__(self, i):
+        self.calls += 1
+        return tuple(t[i] for t in self.tensors)
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_rows_of_tensors_are_indexed_a_batch_at_a_time(said):
+    data = Counting(torch.arange(20), torch.arange(20), said=said)
+    batches = loader(data, 8, shuffle=True)
+    assert [len(x) for x, _ in batches] == [8, 8, 4]
+    assert data.calls == (0 if said else 20)
+    assert len(batches) == 3
+
+
+class Standardised(TensorDataset):
+    """Changes one image at a time, so it must not get a batch."""
+
+    def __getitem__(self, i):
+        image, label = super().__getitem__(i)
+        return (image - image.mean()) / image.std(), label
+
+
+class StandardisedPlain(Dataset):
+    """The same, no TensorDataset, but with tensors of that name."""
+
+    def __init__(self, *tensors):
+        self.tensors = tensors
+
+    def __len__(self):
+        return len(self.tensors[0])
+
+    def __getitem__(self, i):
+        image = self.tensors[0][i]
+        return (image - image.mean()) / image.std(), self.tensors[1][i]
+
+
+@pytest.mark.parametrize("kind", [Standardised, StandardisedPlain])
+@pytest.mark.parametrize("batch_size", [1, 4, 12])
+def test_a_transform_sees_one_sample_whatever_the_batch(kind, batch_size):
+    scale = torch.arange(1, 13).view(-1, 1, 1, 1)
+    data = kind(torch.randn(12, 1, 4, 4) * scale + scale, torch.arange(12))
+    assert rows_of(data) is None
+    by_hand = torch.stack([data[i][0] for i in range(12)])
+    images = torch.cat([x for x, _ in loader(data, batch_size, shuffle=False)])
+    torch.testing.assert_close(images, by_hand, rtol=0, atol=0)
+
+
+def test_a_dataset_s_own_way_to_give_several_samples_is_used():
+    class Together(Samples):
+        def __getitems__(self, indices):
+            asked.append(indices)
+            return [self.data[i] for i in indices]
+
+    asked = []
+    batches = list(loader(Together(TensorDataset(torch.arange(5))), 2, shuffle=False))
+    assert asked == [[0, 1], [2, 3], [4]]
+    assert torch.equal(torch.cat([x for (x,) in batches]), torch.arange(5))
+
+
+def test_samples_that_are_tensors_come_as_tuples_of_one():
+    batches = list(loader(Samples(torch.arange(3)), 2, shuffle=False))
+    assert [type(b) for b in batches] == [tuple, tuple]
+    assert batches[0][0].tolist() == [0, 1]
+
+
+def test_a_loader_leaves_pytorch_s_generator_alone():
+    before = torch.get_rng_state()
+    list(loader(make_data(), 8, shuffle=True))
+    list(loader(Samples(make_data()), 8, shuffle=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeds_differ_by_purpose_epoch_and_process():
+    seeds = {
+        derived_seed(seed, epoch, purpose, process)
+        for seed in (0, 1)
+        for epoch in (0, 1)
+        for purpose in (0, 1)
+        for process in (0, 1)
+    }
+    assert len(seeds) == 16
+
+
+def test_samples_that_do_not_fit_together():
+    class Sizes(Samples):
+        def __getitem__(self, i):
+            return torch.zeros(i + 1), 0
+
+    with pytest.raises(TypeError, match=r"samples 0 to 1 cannot be put into one batch.*one size"):
+        list(loader(Sizes(range(4)), 2, shuffle=False))
+
+    class Pictures(Samples):
+        def __getitem__(self, i):
+            return object(), 0
+
+    with pytest.raises(TypeError, match="cannot be put into one batch.*tuples of tensors"):
+        list(loader(Pictures(range(4)), 2, shuffle=False))
+
+
+class Dicts(Samples):
+    def __getitem__(self, i):
+        image, label = self.data[i]
+        return {"image": image, "label": label}
+
+
+def test_samples_that_are_no_tuples_are_named():
+    with pytest.raises(TypeError, match=r"are of type dict, with the keys 'image', 'label'\. Wrap"):
+        Run(data=Dicts(make_data()))()
+    with pytest.raises(TypeError, match="but they give object"):
+        check_batch(object())
+    with pytest.raises(TypeError, match="but they begin with str"):
+        check_batch(("a", "b"))
+    with pytest.raises(TypeError, match="but they give tuple"):
+        check_batch(())
 
 
 # --- models' files --------------------------------------------------------------------------------
