@@ -80,7 +80,7 @@ def explaining(batches: Loader) -> Iterator[None]:
         n, size = batches.n_samples, batches.batch_size
         raise ValueError(
             "A layer of BatchNorm got a single value per channel, which has no variance. Of "
-            f"{n} samples at batch_size={size} the last batch has {(n - 1) % size + 1}, and several "
+            f"{n} samples at batch_size={size} the last batch has {(n - 1) % size + 1}; several "
             "processes divide it. Choose a batch_size that leaves no batch of one sample, or leave "
             f"a sample out. (PyTorch: {error})"
         ) from error

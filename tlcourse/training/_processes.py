@@ -21,42 +21,52 @@ import torch
 from torch import Tensor, distributed, nn
 
 
-def check_launch(n_processes: int) -> None:
-    """Raise if a launcher started several processes that each take themselves for the only one.
+def accelerator() -> Any:
+    """Return Accelerate's view of this process: its device, and those that it shares a run with.
+
+    Processes of ``torchrun`` on a machine without a GPU share a run too; by itself Accelerate would
+    take each of them for the only one.
 
     Raises
     ------
     RuntimeError
-        The message says what to set.
+        If a launcher started several that still do not know of each other.
     """
-    started = os.environ.get("WORLD_SIZE", "1")
-    if n_processes == 1 and started.isdigit() and int(started) > 1:
+    from accelerate import Accelerator
+
+    started = int(os.environ.get("WORLD_SIZE") or 1)
+    backends = (torch.cuda, torch.xpu, torch.backends.mps)
+    bare = started > 1 and not any(backend.is_available() for backend in backends)
+    found = Accelerator(cpu=bare)
+    if started > 1 and found.num_processes == 1:
         raise RuntimeError(
             f"A launcher has started {started} processes (WORLD_SIZE), but Accelerate knows of one:"
-            " each would train alone and write the same files. On a machine without a GPU set "
-            "ACCELERATE_USE_CPU=true before the launch; for a single process unset WORLD_SIZE."
+            " each would train alone and write the same files. Set ACCELERATE_USE_CPU=true before "
+            "the launch where they have no GPUs of their own, and make no PartialState() before; "
+            "for a single process unset WORLD_SIZE."
         )
+    return found
 
 
 class Processes:
     """The processes that share a run. Where there is one, nothing is shared and nothing is done."""
 
-    def __init__(self, accelerator: Any) -> None:
-        self.count: int = accelerator.num_processes
-        self.index: int = accelerator.process_index
-        self.device: torch.device = accelerator.device
-        check_launch(self.count)
+    def __init__(self, count: int, index: int, device: torch.device) -> None:
+        self.count, self.index, self.device = count, index, device
 
     def share(self, index: Tensor) -> tuple[Tensor, float]:
         """Return this process's part of a batch's indices, and what part of the batch it is.
 
-        A process for which no sample is left takes the first one with weight 0, so that its step
-        does what the others' steps do.
+        Nobody gets one sample of a batch that has more, which BatchNorm could not take. A process
+        for which none is left takes the first two with weight 0, so that its step does what the
+        others' steps do.
         """
         if self.count == 1:
             return index, 1.0
-        mine = index.tensor_split(self.count)[self.index]
-        return (mine, len(mine) / len(index)) if len(mine) else (index[:1], 0.0)
+        parts = index.tensor_split(min(self.count, max(1, len(index) // 2)))
+        if self.index >= len(parts):
+            return index[:2], 0.0
+        return parts[self.index], len(parts[self.index]) / len(index)
 
     def follow_first(self, tensors: Iterable[Tensor]) -> None:
         """Give every process the values that the first one holds."""

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from tlcourse._files import expand
-from tlcourse.training import _guards
+from tlcourse.training import _guards, _processes
 from tlcourse.training._processes import Processes
 from tlcourse.training.batches import Batch, check_batch, derived_seed, loader, resident
 from tlcourse.training.files import Checkpoint
@@ -162,13 +162,13 @@ def fit(
     >>> history.rows[2]["loss"] < history.rows[0]["loss"]
     True
     """
-    from accelerate import Accelerator
     from accelerate.utils import send_to_device
     from tqdm.auto import tqdm
 
     _guards.check_arguments(model, objective, optimizer, clip_norm, epochs=epochs, seed=seed)
-    accelerator = Accelerator()
-    processes, device = Processes(accelerator), accelerator.device
+    accelerator = _processes.accelerator()
+    device = accelerator.device
+    processes = Processes(accelerator.num_processes, accelerator.process_index, device)
     batches = loader(resident(data, device), batch_size, shuffle=True, seed=seed)
     steps = len(batches)
     model.to(device)
