@@ -3,6 +3,7 @@
 #
 #   TORCH=system    keep the torch and torchvision that the machine has (README.md says when)
 #   PYTHON=path     the Python to build on; otherwise the newest of python3.13, 3.12, 3.11, python3
+#   CASE=name       what `make bench` times: a case or a family (otherwise all)
 #   PORT=8000       where `make serve` shows the site
 
 SHELL := /bin/sh
@@ -33,7 +34,7 @@ help:
 	@printf 'make test-site       build the site, then check its pages\n'
 	@printf 'make lint            ruff, and the stored form of the notebooks\n'
 	@printf 'make types           mypy\n\n'
-	@printf 'make bench           speed, as ratios within one run\n'
+	@printf 'make bench           speed, as ratios within one run (CASE=continual for some)\n'
 	@printf 'make measure         record run time and memory of every chapter\n'
 	@printf 'make clean           remove what was built\n'
 	@printf 'make distclean       remove the environment .venv too\n\n'
@@ -78,7 +79,7 @@ serve:
 	@$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
 bench: ready
-	@$(PY) tools/bench.py
+	@$(PY) tools/bench $(CASE)
 
 measure: ready
 	@$(PY) tools/measure_chapters.py
