@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-from notebooks import ROOT, kernel_environment, toc
+from notebooks import ROOT, kernel_environment, sources, toc
+from run_chapters import run_chapters
 
 BUILD = ROOT / "_build"
 HTML = BUILD / "html"
@@ -93,8 +94,13 @@ def layout_key() -> str:
 
 
 def set_environment() -> None:
-    """Set what the notebooks' kernels inherit."""
-    os.environ.update(kernel_environment(BUILD / "ipython"), TLCOURSE_BUILD_SITE="1")
+    """Set what the notebooks' kernels inherit.
+
+    Two of them share the machine: each has one thread, as it has when the notebooks are tested.
+    """
+    os.environ.update(
+        kernel_environment(BUILD / "ipython"), TLCOURSE_BUILD_SITE="1", OMP_NUM_THREADS="1"
+    )
 
 
 def readable(line: str) -> str:
@@ -166,6 +172,9 @@ def build() -> list[str]:
         "chapters that ran before are taken from" if cache.is_dir() else "chapters will be kept in"
     )
     print(f"Executed {state} {cache.relative_to(ROOT)}", flush=True)
+    chapters = [path for path in sources().values() if path.suffix == ".ipynb"]
+    if problems := run_chapters(chapters, cache):
+        return problems
 
     from jupyter_book.sphinx import build_sphinx  # type: ignore[import-untyped]
 

@@ -9,6 +9,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
 CHECKED = "nbval-check-output"  # the tag of a cell whose stored output is compared with a run's
+# Seconds that a cell may take. The longest takes half a minute on a quiet machine; nothing may fail
+# because a machine is slow or busy.
+CELL_TIMEOUT = 1800
 
 
 def toc(root: Path = ROOT) -> list[str]:
