@@ -20,8 +20,8 @@ BOOTSTRAP := tools/bootstrap.py \
 	$(if $(call given,TORCH),--torch "$(call given,TORCH)") \
 	$(if $(call given,PYTHON),--python "$(call given,PYTHON)")
 
-.PHONY: help ready book test test-unit test-notebooks test-site lint types lab serve bench measure \
-	format clean distclean
+.PHONY: help ready book test test-unit test-notebooks test-site test-lowest test-newest lint types \
+	lab serve bench measure format clean distclean
 
 help:
 	@printf 'make book            run every notebook and build the site\n'
@@ -32,6 +32,8 @@ help:
 	@printf 'make test-unit       unit tests, doctests, equation tests\n'
 	@printf 'make test-notebooks  every notebook against its recorded outputs\n'
 	@printf 'make test-site       build the site, then check its pages\n'
+	@printf 'make test-lowest     unit tests with the oldest versions allowed (takes 6 GB)\n'
+	@printf 'make test-newest     unit tests, notebooks and site with the newest of everything\n'
 	@printf 'make lint            ruff, and the stored form of the notebooks\n'
 	@printf 'make types           mypy\n\n'
 	@printf 'make bench           speed, as ratios within one run (CASE=continual for some)\n'
@@ -63,6 +65,12 @@ test-notebooks: ready
 
 test-site: ready
 	@$(PY) tools/check.py site pages
+
+test-lowest: ready
+	@$(PY) tools/versions.py lowest
+
+test-newest: ready
+	@$(PY) tools/versions.py newest
 
 lint: ready
 	@$(PY) tools/check.py lint format stored
