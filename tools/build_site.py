@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-from notebooks import ROOT, kernel_environment, sources, toc
+from notebooks import ONE_THREAD, ROOT, kernel_environment, sources, toc
 from run_chapters import run_chapters
 
 BUILD = ROOT / "_build"
@@ -94,13 +94,8 @@ def layout_key() -> str:
 
 
 def set_environment() -> None:
-    """Set what the notebooks' kernels inherit.
-
-    Two of them share the machine: each has one thread, as it has when the notebooks are tested.
-    """
-    os.environ.update(
-        kernel_environment(BUILD / "ipython"), TLCOURSE_BUILD_SITE="1", OMP_NUM_THREADS="1"
-    )
+    """Set what the notebooks' kernels inherit."""
+    os.environ.update(kernel_environment(BUILD / "ipython"), **ONE_THREAD, TLCOURSE_BUILD_SITE="1")
 
 
 def readable(line: str) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-from notebooks import BOOK, CELL_TIMEOUT, ROOT
+from notebooks import BOOK, PATIENCE, ROOT
 
 AT_ONCE = 2
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -60,13 +60,8 @@ def run_one(path: Path) -> tuple[str, float, str, str]:
         done = single_nb_execution(
             notebook,
             cwd=str(path.parent),
-            timeout=CELL_TIMEOUT,
             allow_errors=False,
-            # On a slow machine a kernel takes its time, and an output that comes late is no less
-            # an output: by itself nbclient goes on without it after 4 s.
-            startup_timeout=CELL_TIMEOUT,
-            iopub_timeout=CELL_TIMEOUT,
-            raise_on_iopub_timeout=True,
+            **PATIENCE,
         )
     except Exception as error:  # such as a kernel that died
         text = f"{type(error).__name__}: {error}".strip()

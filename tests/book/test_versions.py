@@ -140,3 +140,12 @@ def test_once_a_month_everything_is_tried_unpinned():
     (when,) = (entry["cron"] for entry in WORKFLOWS["newest.yml"][True]["schedule"])
     assert re.fullmatch(r"\d+ \d+ \d+ \* \*", when)
     assert "python tools/versions.py newest" in str(WORKFLOWS["newest.yml"])
+
+
+def test_tests_that_start_processes_wait_for_each_other():
+    """Two workers share the machine; of a group, --dist loadgroup gives all tests to one of them."""
+    command = next(c.command for c in check.CHECKS if c.name == "unit")
+    assert command[command.index("--dist") + 1] == "loadgroup"
+    for path in (ROOT / "tests" / "distributed").glob("test_*.py"):
+        text = path.read_text("utf-8")
+        assert re.search(r"^pytestmark = .*xdist_group", text, re.MULTILINE | re.DOTALL), path.name
