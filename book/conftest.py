@@ -13,13 +13,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 from notebooks import CELL_TIMEOUT, ROOT, kernel_environment
 
 # The kernels run as they do for the site. Above all they draw no progress bars: nbval reads what a
-# cell sends when the cell is done, from a queue that holds a thousand messages, and on a slow
-# machine bars fill it up. What comes later is lost, and with it the word that the cell is done.
+# cell sends only when the cell is done, a bar sends hundreds of messages, more where a machine is
+# slow, and once the queue is full the word that the cell is done is lost.
 for name, value in kernel_environment(ROOT / "_build" / "ipython").items():
     os.environ.setdefault(name, value)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Wait for that word as long as for the cell itself, and not for 5 s."""
+    """Wait for that word as long as for the cell; nbval's own 5 s are too short on a busy machine."""
     if hasattr(item, "output_timeout"):
         item.output_timeout = CELL_TIMEOUT
