@@ -20,6 +20,6 @@ for name, value in kernel_environment(ROOT / "_build" / "ipython").items():
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Wait for that word as long as for the cell; nbval's own 5 s are too short on a busy machine."""
+    """Wait for that word as long as for the cell, not the 5 s that nbval gives it."""
     if hasattr(item, "output_timeout"):
         item.output_timeout = CELL_TIMEOUT

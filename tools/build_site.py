@@ -81,7 +81,8 @@ def installed() -> list[str]:
 def execution_key() -> str:
     """Return the digest of all that a notebook's output depends on besides its cells."""
     results = [p for p in files_below(ROOT / "book" / "results") if p.name != "chapters.json"]
-    paths = [*files_below(ROOT / "tlcourse"), *results, ROOT / "requirements.lock"]
+    more = [ROOT / "requirements.lock", ROOT / "tools" / "notebooks.py"]  # how kernels are started
+    paths = [*files_below(ROOT / "tlcourse"), *results, *more]
     return key_of(paths, *installed())
 
 

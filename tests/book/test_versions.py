@@ -143,7 +143,7 @@ def test_once_a_month_everything_is_tried_unpinned():
 
 
 def test_tests_that_start_processes_wait_for_each_other():
-    """Two workers share the machine; of a group, --dist loadgroup gives all tests to one of them."""
+    """Of a group, --dist loadgroup gives all tests to one of the two workers."""
     command = next(c.command for c in check.CHECKS if c.name == "unit")
     assert command[command.index("--dist") + 1] == "loadgroup"
     for path in (ROOT / "tests" / "distributed").glob("test_*.py"):
