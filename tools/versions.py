@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import bootstrap
 
@@ -27,19 +28,16 @@ BUILD = ROOT / "_build"
 OLD_NEWS = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
 
 
-def project() -> dict[str, object]:
+def project() -> dict[str, Any]:
     """Return the table of the project in pyproject.toml."""
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        return dict(tomllib.load(file)["project"])
+    return dict(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"])
 
 
 def requirements(which: str) -> list[str]:
-    """Return what uv is to install: the project with extras, and for its tests pytest."""
-    extras: dict[str, list[str]] = project()["optional-dependencies"]  # type: ignore[assignment]
-    if which == "newest":
-        return ["--editable", f".[{','.join(sorted(extras))}]"]
-    tests = [name for name in extras["dev"] if name.startswith("pytest")]
-    return ["--resolution", "lowest-direct", "--editable", ".[offline,retrieval]", *tests]
+    """Return what uv is to install: the project, with the extras that its tests need."""
+    if which == "lowest":
+        return ["--resolution", "lowest-direct", "--editable", ".[offline,retrieval,test]"]
+    return ["--editable", f".[{','.join(sorted(project()['optional-dependencies']))}]"]
 
 
 def commands(which: str, python: Path) -> list[list[str]]:

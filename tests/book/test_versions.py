@@ -37,7 +37,7 @@ def conda() -> dict[str, SpecifierSet]:
     """Return the bound of every package in environment.yml, by its conda name."""
     entries = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))["dependencies"]
     flat = [e for entry in entries for e in (entry["pip"] if isinstance(entry, dict) else [entry])]
-    # A single = at the end names a build: pytorch>=2.3=cpu_*
+    # A single = at the end names a build: pytorch>=2.4=cpu_*
     found = [re.fullmatch(r"([\w-]+)((?:[<>=]=[\w.]+)?)(?:=[\w.*]+)?", e) for e in flat]
     assert all(found), flat
     return {m[1]: SpecifierSet(m[2]) for m in found if m}
@@ -85,11 +85,11 @@ def test_every_python_that_is_named_is_tried():
     assert set(PYTHONS) <= tried
 
 
-def test_the_lowest_versions_are_those_of_the_project_with_a_pytest_to_test_them():
-    asked = versions.requirements("lowest")
-    assert asked[:3] == ["--resolution", "lowest-direct", "--editable"]
-    assert [Requirement(text).name for text in asked[4:]] == ["pytest", "pytest-xdist"]
-    assert all(Requirement(text).specifier for text in asked[4:])
+def test_the_lowest_versions_are_those_of_the_project_and_of_what_its_tests_need():
+    *resolution, _, project = versions.requirements("lowest")
+    assert resolution == ["--resolution", "lowest-direct"]
+    extras = Requirement(f"tlcourse{project[1:]}").extras
+    assert extras == {"offline", "retrieval", "test"} <= set(PROJECT["optional-dependencies"])
 
 
 def test_the_newest_versions_are_those_of_all_extras():
