@@ -150,7 +150,7 @@ def test_without_names_run_shows_its_usage():
     result = invoke("run")
     assert result.exit_code == 2
     assert "Usage" in result.output
-    assert "names" in result.output
+    assert "names" in result.output.lower()
 
 
 @pytest.mark.parametrize("arguments", [[], ["data"]])

@@ -11,6 +11,9 @@ from torch import nn
 from tlcourse.models import SmallResNet
 from tlcourse.multitask import ConvBank, GaborBank
 
+# Older releases of torch announce that lazy layers, which the networks here end in, may change.
+pytestmark = pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+
 
 def stripes(angle: float, wavelength: float, size: int = 40) -> torch.Tensor:
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")

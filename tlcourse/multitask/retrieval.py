@@ -182,7 +182,7 @@ class DescriptorIndex:
     :math:`N_s`. The 20 k nearest of what it finds there are ordered by the exact distance.
 
     A neighbour that lies in another cell is missed. On a million clustered descriptors of 8 filters
-    the recall of ten neighbours is above 0.95 (``tools/bench.py`` measures it); :meth:`recall`
+    the recall of ten neighbours is above 0.95 (``tools/bench`` measures it); :meth:`recall`
     tells it for yours.
 
     Parameters
