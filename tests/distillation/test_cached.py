@@ -151,13 +151,13 @@ def test_random_augmentation_is_refused(data, teacher):
 def test_bad_input(data, teacher):
     with pytest.raises(ValueError, match="dataset is empty"):
         CachedTeacher(teacher, TensorDataset(torch.zeros(0, 1, 4, 4), torch.zeros(0)))
-    with pytest.raises(ValueError, match=r"logits of shape \(50, K\), got \(50, 2, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"logits of shape \(50, D\), got \(50, 2, 2, 2\)"):
         CachedTeacher(nn.Conv2d(1, 2, 3), data)
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         CachedTeacher(teacher, data, batch_size=0)
     broken = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     nn.init.constant_(broken[1].bias, float("nan"))
     broken.train()
-    with pytest.raises(ValueError, match="teacher's logits contains NaN"):
+    with pytest.raises(ValueError, match="the teacher's logits of samples 0 to 49 contains NaN"):
         CachedTeacher(broken, data)
     assert broken.training

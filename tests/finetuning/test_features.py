@@ -238,7 +238,7 @@ def test_augmentation_that_spares_most_pictures_is_refused(backbone, data):
 
 def test_feature_maps_are_not_flattened_in_silence(backbone, data):
     with pytest.raises(
-        ValueError, match=r"\(N, D\), got \(23, 4, 2, 2\).*AdaptiveAvgPool2d.*D = 4"
+        ValueError, match=r"\(23, D\), got \(23, 4, 2, 2\).*AdaptiveAvgPool2d.*D = 4"
     ):
         extract_features(backbone[:-1], data)
 
