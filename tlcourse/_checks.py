@@ -91,6 +91,16 @@ def readable(value: Tensor) -> bool:
     return value.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def all_finite(*tensors: Tensor) -> bool:
+    """Return False if the sum of a tensor is not finite; True where a look is not free."""
+    if not all(map(readable, tensors)):
+        return True
+    try:
+        return all(math.isfinite(tensor.detach().sum().item()) for tensor in tensors)
+    except RuntimeError:  # under torch.vmap a tensor has no value of its own
+        return True
+
+
 def check_finite(loss: Tensor, **tensors: Tensor | Sequence[Tensor]) -> None:
     """Raise if the loss or one of the tensors is not finite, and name the tensor.
 
@@ -101,16 +111,15 @@ def check_finite(loss: Tensor, **tensors: Tensor | Sequence[Tensor]) -> None:
     """
     if not readable(loss):
         return
-    named: dict[str, Tensor] = {}
+    named: list[tuple[str, Tensor]] = []
     for name, value in tensors.items():
-        single = isinstance(value, Tensor)
-        named |= {name: value} if single else {f"{name}[{j}]": t for j, t in enumerate(value)}
-    try:
-        if all(math.isfinite(t.detach().sum().item()) for t in (loss, *named.values())):
-            return
-    except RuntimeError:  # under torch.vmap a tensor has no value of its own
+        if isinstance(value, Tensor):
+            named.append((name, value))
+        else:
+            named += [(f"{name}[{j}]", tensor) for j, tensor in enumerate(value)]
+    if all_finite(loss, *(tensor for _, tensor in named)):
         return
-    for name, tensor in named.items():
+    for name, tensor in named:
         check_float_tensor(name, tensor)
     if not bool(torch.isfinite(loss).all()):
         raise ValueError(

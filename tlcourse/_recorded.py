@@ -8,6 +8,7 @@ where sample i is the same at every epoch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +78,8 @@ def run_once(
     """
     n_samples = check_samples(dataset)
     refuse_random_augmentation(dataset)
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    own = chain(network.parameters(), network.buffers())
+    device = next((tensor.device for tensor in own), torch.device("cpu"))
     columns: list[Tensor] = []
     start = 0
     with evaluating(network), torch.inference_mode(False), torch.no_grad():

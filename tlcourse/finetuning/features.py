@@ -98,13 +98,16 @@ def extract_features(
     if batch_size is None:
         on_cpu = torch.device(where).type == "cpu"
         batch_size = _small_batch(dataset[0][0]) if on_cpu else 256
-    try:
-        if device is not None:
-            backbone.to(device)
-        columns = run_once("backbone", backbone, dataset, gives="features", batch_size=batch_size)
-    finally:
-        if device is not None and home:
-            backbone.to(home.pop())
+    with torch.inference_mode(False):  # or a moved weight would be an inference tensor
+        try:
+            if device is not None:
+                backbone.to(device)
+            columns = run_once(
+                "backbone", backbone, dataset, gives="features", batch_size=batch_size
+            )
+        finally:
+            if device is not None and home:
+                backbone.to(home.pop())
     return TensorDataset(*columns)
 
 
