@@ -77,7 +77,7 @@ def check_float_tensor(name: str, value: Tensor) -> None:
     It waits for a GPU: for what is done once. A loss, at every step, takes `check_finite`.
     """
     check_dtype(name, value)
-    if torch.compiler.is_compiling() or value.is_meta:
+    if traced(value) or value.is_meta:
         return  # no values
     if not bool(torch.isfinite(value).all()):
         kind = "NaN" if bool(torch.isnan(value).any()) else "infinite values"
@@ -87,18 +87,23 @@ def check_float_tensor(name: str, value: Tensor) -> None:
 
 
 def readable(value: Tensor) -> bool:
-    """Return whether a look at the values is free: a GPU is waited for, a compiler has none yet."""
-    return value.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Return whether a look at the values is free.
+
+    A GPU is waited for; a compiler has no values yet, and under ``torch.vmap`` a tensor has many.
+    """
+    return value.device.type == "cpu" and not traced(value)
+
+
+def traced(value: Tensor) -> bool:
+    """Return whether ``torch.compile`` or a transform of ``torch.func`` looks on."""
+    return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(value)
 
 
 def all_finite(*tensors: Tensor) -> bool:
     """Return False if the sum of a tensor is not finite; True where a look is not free."""
-    if not all(map(readable, tensors)):
-        return True
-    try:
-        return all(math.isfinite(tensor.detach().sum().item()) for tensor in tensors)
-    except RuntimeError:  # under torch.vmap a tensor has no value of its own
-        return True
+    return all(
+        math.isfinite(tensor.detach().sum().item()) for tensor in tensors if readable(tensor)
+    )
 
 
 def check_finite(loss: Tensor, **tensors: Tensor | Sequence[Tensor]) -> None:
@@ -189,10 +194,7 @@ def check_targets(name: str, value: Tensor, *, n_samples: int, n_classes: int) -
         raise ValueError(f"{name} must have shape ({n_samples},), got {shape_of(value)}.")
     if not readable(value):
         return
-    try:
-        low, high = (bound.item() for bound in torch.aminmax(value))
-    except RuntimeError:  # under torch.vmap
-        return
+    low, high = (bound.item() for bound in torch.aminmax(value))
     if low < 0 or high >= n_classes:
         raise ValueError(
             f"{name} must lie in [0, {n_classes - 1}] for {n_classes} classes, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from tlcourse._checks import check_dtype, shape_of, wide_dtype, widened
+from tlcourse._checks import check_dtype, shape_of, traced, wide_dtype, widened
 
 Function = Callable[[Tensor], Tensor]
 
@@ -82,7 +83,7 @@ def independent(x: Tensor) -> Tensor:
     """Return a copy of the batch, by which derivatives can be taken."""
     with torch.inference_mode(False):
         x = x.detach().clone()  # a plain tensor, wherever x was made
-        return x if torch.compiler.is_compiling() else x.requires_grad_()
+        return x if traced(x) else x.requires_grad_()
 
 
 def network(name: str, function: Function) -> Function:
@@ -93,7 +94,8 @@ def network(name: str, function: Function) -> Function:
     """
 
     def run(x: Tensor) -> Tensor:
-        with _twice_differentiable(module_of(function)):
+        unfused = nullcontext() if traced(x) else _unfused(module_of(function))
+        with sdpa_kernel(SDPBackend.MATH), unfused:
             y = function(x.clone())
         check_dtype(name, y)
         return widened(y)
@@ -118,7 +120,7 @@ def vjp(
     one another. ``graph`` keeps the graph of v J, ``retain`` that of y after the first v. Unless
     ``constant`` allows it, y must depend on x.
     """
-    if torch.compiler.is_compiling():  # which cannot trace the graph of autograd
+    if traced(x):  # neither a compiler nor torch.vmap sees the graph of autograd
         y, pull, *aux = torch.func.vjp(function, x, has_aux=has_aux)
         return y, lambda v: widened(pull(v)[0]), *aux
     with torch.inference_mode(False), torch.enable_grad():
@@ -164,16 +166,17 @@ def input_gradient(
 
 
 @contextlib.contextmanager
-def _twice_differentiable(module: object) -> Iterator[None]:
-    """Compute what PyTorch fuses by its formula: the fused forms have no second derivative."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if not torch.compiler.is_compiling():
-            stack.enter_context(_Formulas())
-            parts = module.modules() if isinstance(module, nn.Module) else ()
-            if any(isinstance(part, nn.RNNBase) for part in parts):
-                stack.enter_context(_without_cudnn())
-        yield
+def _unfused(module: object) -> Iterator[None]:
+    """Compute by its formula what else has no second derivative: hard sigmoids, cuDNN's layers."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.enabled
+    parts = module.modules() if isinstance(module, nn.Module) else ()
+    cudnn.enabled = before and not any(isinstance(part, nn.RNNBase) for part in parts)
+    try:
+        with _Formulas():
+            yield
+    finally:
+        cudnn.enabled = before
 
 
 class _Formulas(TorchFunctionMode):
@@ -192,16 +195,6 @@ class _Formulas(TorchFunctionMode):
         a = args[0] if args else kwargs["input"]
         out = F.relu6(a + 3) / 6
         return a.copy_(out) if kwargs.get("inplace", False) or args[1:2] == (True,) else out
-
-
-@contextlib.contextmanager
-def _without_cudnn() -> Iterator[None]:
-    cudnn = torch.backends.cudnn
-    before, cudnn.enabled = cudnn.enabled, False
-    try:
-        yield
-    finally:
-        cudnn.enabled = before
 
 
 def _no_derivative(name: str) -> ValueError:
