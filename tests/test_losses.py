@@ -251,9 +251,10 @@ def exported_losses() -> set[str]:
         for name in getattr(module, "__all__", ()):
             value = getattr(module, name)
             if inspect.isclass(value):
-                weighs = "forward" in vars(value) and "losses" in inspect.signature(
-                    value.forward
-                ).parameters
+                weighs = (
+                    "forward" in vars(value)
+                    and "losses" in inspect.signature(value.forward).parameters
+                )
                 is_loss = weighs or callable(getattr(value, "loss", None))
             else:
                 is_loss = callable(value) and {"loss", "losses", "nll"} & set(name.split("_"))
@@ -411,7 +412,10 @@ def surroundings(call: Call) -> list[object]:
         random.getstate(),
         np.random.get_state()[1].tolist(),
         [module.training for module in modules],
-        [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in modules],
+        [
+            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+            for m in modules
+        ],
         [p.requires_grad for network in call.networks for p in network.parameters()],
         (cudnn.enabled, cudnn.benchmark, cudnn.deterministic),
         (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled()),

@@ -233,7 +233,8 @@ def refuse_random_augmentation(dataset: Dataset[tuple[Tensor, ...]]) -> None:
     """Raise if the data set, asked for one sample again, gives another input.
 
     What is kept by index is right only for a fixed input. 32 samples, or all of fewer, are asked
-X    """
+    X
+    """
     n_samples = check_samples(dataset)
     for index in torch.linspace(0, n_samples - 1, min(32, n_samples)).long().tolist():
         # NaN is unequal to itself, but no augmentation: whoever needs finite inputs says so.

@@ -493,6 +493,16 @@ def test_a_model_without_backbone_and_head(model):
         LearningWithoutForgetting(model)
 
 
+def test_what_is_recorded_in_inference_mode_can_be_trained_on(new_data):
+    lwf = network()
+    with torch.inference_mode():
+        recording = lwf.new_task(new_data, 2)
+    lwf.loss(recording.answers.tensors).backward()
+    assert lwf.heads[-1].weight.grad is not None
+    features, labels = recording.features.tensors
+    F.cross_entropy(lwf.heads[-1](features), labels).backward()
+
+
 def test_feature_maps_are_refused(new_data):
     class Maps(nn.Module):
         def __init__(self):

@@ -186,9 +186,7 @@ def test_with_p_2_the_scaling_changes_no_digit(pair):
     expected = sum(
         torch.linalg.vector_norm(s - t, dim=1).mean() / 2 for s, t in zip(*Q, strict=True)
     )
-    assert torch.equal(
-        attention_transfer_loss(student, teacher, beta=1.0, mode="paper"), expected
-    )
+    assert torch.equal(attention_transfer_loss(student, teacher, beta=1.0, mode="paper"), expected)
 
 
 @pytest.mark.parametrize("mode", ["paper", "code"])

@@ -258,6 +258,25 @@ def test_bad_settings(settings, error, message):
         selective(**settings)
 
 
+def test_an_uncertain_image_asks_for_half_as_many_unless_told():
+    for if_wrong, half in ((1, 0), (2, 1), (5, 2), (6, 3)):
+        assert selective(if_wrong=if_wrong).if_uncertain == half
+
+
+def test_a_network_that_works_in_place_leaves_the_targets_images_as_they_are():
+    class Halve(nn.Module):
+        n_features = 256
+
+        def forward(self, x):
+            return x.mul_(0.5).flatten(1)
+
+    before = TARGET.images.clone()
+    model = SelectiveJointFineTuning(Halve(), SOURCE, TARGET, neighbours(), start=2)
+    model.ask_for_more()
+    model.loss(tuple(TARGET.tensors))
+    assert torch.equal(TARGET.images, before)
+
+
 def test_bad_data():
     backbone = SmallResNet(4, width=4).backbone
     with pytest.raises(TypeError, match="source must be a LabelledImages, got Tensor"):
