@@ -146,8 +146,8 @@ def audit(
     - **frozen**: it stays, byte for byte.
     - **drifting**: it looks frozen and will move. A running statistic, or a vector of spectral
       normalisation, drifts if its layer is in train mode, or will be after ``model.train()``, while
-      no weight of the layer learns. A parameter that takes no gradient drifts if an old ``grad`` is left, be it zeros: momentum and
-      weight decay go on moving it.
+      no weight of the layer learns. A parameter that takes no gradient drifts if an old ``grad`` is
+      left, be it zeros: momentum and weight decay go on moving it.
 
     Parameters
     ----------
@@ -298,7 +298,7 @@ def _same_bytes(a: Tensor, b: Tensor) -> bool:
 
 
 def _moved_by(model: nn.Module, inputs: Tensor) -> set[str]:
-    """Return the names of the tensors that a forward pass in train mode moves, and put them back."""
+    """Return the names of what a forward pass in train mode moves, and put it back."""
     before = snapshot(model)
     gpus = {tensor.device for tensor in before.values() if tensor.is_cuda}
     with kept_modes(model), torch.random.fork_rng(devices=gpus), torch.no_grad():

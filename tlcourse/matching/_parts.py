@@ -121,8 +121,8 @@ def vjp(
     ``constant`` allows it, y must depend on x.
     """
     if traced(x):  # neither a compiler nor torch.vmap sees the graph of autograd
-        y, pull, *aux = torch.func.vjp(function, x, has_aux=has_aux)
-        return y, lambda v: widened(pull(v)[0]), *aux
+        y, pull, *also = torch.func.vjp(function, x, has_aux=has_aux)
+        return y, lambda v: widened(pull(v)[0]), *also
     with torch.inference_mode(False), torch.enable_grad():
         found = function(x)
     y, aux = (found[0], found[1:]) if has_aux else (found, ())

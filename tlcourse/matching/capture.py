@@ -34,16 +34,16 @@ class Activations(Mapping[str, Tensor]):
         found = self._found[layer]
         if found is None:
             raise RuntimeError(
-                f"The layer {layer!r} has not run yet: call the model inside the with block. A model "
-                "that torch.compile has compiled before does not see the hooks there: capture the "
-                "one that it was made from."
+                f"The layer {layer!r} has not run yet: call the model inside the with block. A "
+                "model that torch.compile has compiled before does not see the hooks there: "
+                "capture the one that it was made from."
             )
         output, version = found
         if version != _version(output):
             raise RuntimeError(
                 f"The output of {layer!r} was changed in place after it was captured, as "
-                "nn.ReLU(inplace=True) does. Capture the layer that changes it, or let the model go "
-                "on with a copy: capture(..., copy=True)."
+                "nn.ReLU(inplace=True) does. Capture the layer that changes it, or let the model "
+                "go on with a copy: capture(..., copy=True)."
             )
         return output
 
@@ -136,8 +136,8 @@ def _checked_names(model: nn.Module, layers: Iterable[str]) -> list[str]:
         if name not in known:
             top = ", ".join(repr(child) for child, _ in model.named_children())
             raise ValueError(
-                f"{type(model).__name__} has no layer {name!r}.{near(name, known)} Its parts are {top or 'none'}"
-                "; model.named_modules() lists all names."
+                f"{type(model).__name__} has no layer {name!r}.{near(name, known)} Its parts are "
+                f"{top or 'none'}; model.named_modules() lists all names."
             )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
