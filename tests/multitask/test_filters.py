@@ -60,6 +60,27 @@ def test_the_filter_of_its_own_stripes_answers_most(turn):
     assert divmod(int(energy.argmax()), 6) == (0, turn)
 
 
+def test_a_border_is_mirrored_without_its_last_row():
+    bank, image = GaborBank(orientations=2, wavelengths=(3.0,)), torch.rand(1, 1, 9, 7)
+    (found,) = bank(image)
+    m = bank.kernels[0].shape[-1] // 2
+    rows = [*range(m, 0, -1), *range(9), *range(7, 7 - m, -1)]
+    columns = [*range(m, 0, -1), *range(7), *range(5, 5 - m, -1)]
+    padded = image[:, :, rows][:, :, :, columns]
+    torch.testing.assert_close(found, nn.functional.conv2d(padded, bank.kernels[0]))
+
+
+def test_a_network_that_works_in_place_leaves_the_images_as_they_are():
+    class Halve(nn.Module):
+        def forward(self, x):
+            return x.mul_(0.5)
+
+    images = torch.rand(2, 1, 8, 8)
+    before = images.clone()
+    ConvBank(nn.Sequential(Halve(), nn.Conv2d(1, 2, 3)), ["1"])(images)
+    assert torch.equal(images, before)
+
+
 def test_colour_is_averaged():
     grey = torch.rand(2, 1, 32, 32)
     bank = GaborBank()
