@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TypeVar
 
+from tlcourse._files import expand
+
 T = TypeVar("T")
 
 PROFILES = ("quick", "full")
@@ -83,10 +85,10 @@ def cache_dir() -> Path:
     """
     chosen = os.environ.get("TLCOURSE_CACHE")
     try:
-        folder = Path(chosen).expanduser() if chosen else _user_cache() / "tlcourse"
+        folder = expand(chosen, "TLCOURSE_CACHE") if chosen else _user_cache() / "tlcourse"
     except RuntimeError as error:  # a user without a home folder, as in some containers
         raise OSError(
-            f"No place for the cache folder {chosen or ''} ({error}) "
+            f"No place for the cache folder ({error}) "
             "Set TLCOURSE_CACHE to a folder that you can write to."
         ) from error
     try:

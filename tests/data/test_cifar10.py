@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tlcourse._files import STALE
 from tlcourse.data import cifar10
 
 module = importlib.import_module("tlcourse.data.cifar10")
@@ -175,7 +176,7 @@ def test_what_a_killed_download_left_is_removed_later(served, tmp_path):
     old, running = (tmp_path / f".{module.FOLDER}.{name}.part" for name in ("aaaa", "bbbb"))
     for part in (old, running):
         put(part / module.FOLDER, {"data_batch_1": b"half"})
-    long_ago = time.time() - 2 * store.STALE
+    long_ago = time.time() - 2 * STALE
     os.utime(old, (long_ago, long_ago))
     check(cifar10(tmp_path), served[0])
     assert not old.exists()

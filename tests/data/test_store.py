@@ -205,7 +205,7 @@ def test_what_a_killed_download_left_is_removed_later(server, tmp_path):
     old, running = tmp_path / ".file.bin.aaaa.part", tmp_path / ".file.bin.bbbb.part"
     for part in (old, running):
         part.write_bytes(BODY)
-    long_ago = time.time() - 2 * store.STALE
+    long_ago = time.time() - 2 * STALE
     os.utime(old, (long_ago, long_ago))
     store.download(remote(server.url + "/f"), tmp_path / "file.bin")
     assert left(tmp_path) == [".file.bin.bbbb.part", "file.bin"]

@@ -14,7 +14,6 @@ import os
 import pickle
 import shutil
 import tarfile
-import uuid
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tlcourse._files import part_of, remove_stale
 from tlcourse.data import classfolders
 from tlcourse.data.labelled import LabelledImages
 from tlcourse.data.store import (
@@ -34,7 +34,6 @@ from tlcourse.data.store import (
     not_available,
     places,
     read_checked,
-    remove_stale,
     writing,
 )
 
@@ -164,7 +163,7 @@ def _download(root: str | os.PathLike[str] | None, allowed: bool) -> Found:
     if allowed:
         remove_stale(place / FOLDER)
         need_space(place, ARCHIVE.size + UNPACKED)
-        work = place / f".{FOLDER}.{uuid.uuid4().hex[:8]}.part"
+        work = part_of(place / FOLDER)
         try:
             download(ARCHIVE, work / ARCHIVE.name)
             _unpack(work / ARCHIVE.name, work / FOLDER)

@@ -12,8 +12,6 @@ import errno
 import hashlib
 import os
 import shutil
-import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -21,11 +19,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tlcourse import _files
+from tlcourse._files import expand
 from tlcourse.settings import cache_dir
 
 TIMEOUT = 30  # seconds without an answer before the next address is tried
 CHUNK = 1 << 18  # bytes
-STALE = 24 * 3600  # seconds after which what a killed download left is removed
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def places(root: str | os.PathLike[str] | None = None) -> list[Path]:
     for name, value in (("root", root), ("TLCOURSE_DATA", os.environ.get("TLCOURSE_DATA"))):
         if value is None or value == "":
             continue
-        folder = Path(value).expanduser()
+        folder = expand(value, name)
         if folder.is_file():
             raise NotADirectoryError(
                 f"{name} is {str(folder)!r}, a file; it takes the folder that holds the data."
@@ -195,34 +194,12 @@ def writing(target: Path) -> Iterator[BinaryIO]:
     ------
     OSError
         If the folder cannot be written or is full; the message says which.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> with writing(folder / "a.bin") as file:
-    ...     written = file.write(b"whole")
-    ...     during = (folder / "a.bin").exists()
-    >>> during, (folder / "a.bin").read_bytes()
-    (False, b'whole')
     """
-    part = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(target)
-        with part.open("xb") as file:
+        with _files.writing(target) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise _explain(error, target.parent) from error
-    except BaseException:  # an interrupt as well: nothing half-written may stay
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
 
 
 def need_space(folder: Path, size: int) -> None:
@@ -315,17 +292,6 @@ def _chunks(url: str) -> Iterator[bytes]:
             response.close()
 
 
-def remove_stale(target: Path) -> None:
-    """Remove what killed downloads of ``target`` left behind; a running one is younger."""
-    for part in target.parent.glob(f".{target.name}.*.part"):
-        with suppress(OSError):
-            if time.time() - part.stat().st_mtime > STALE:
-                if part.is_dir():
-                    shutil.rmtree(part)
-                else:
-                    part.unlink()
-
-
 def _explain(error: OSError, folder: Path) -> OSError:
     what = {
         errno.ENOSPC: "the disk is full",
@@ -335,7 +301,7 @@ def _explain(error: OSError, folder: Path) -> OSError:
         errno.EROFS: "it is read-only",
         errno.ENOTDIR: "it lies below a file",
         errno.EEXIST: "it is a file",
-    }.get(error.errno or 0, error.strerror or str(error))
+    }.get(error.errno or 0, os.strerror(error.errno) if error.errno else str(error))
     return OSError(
         error.errno,
         f"Writing into {folder} failed: {what}. What was written is removed. Free some space, or "
