@@ -104,6 +104,31 @@ def test_other_wrong_arguments(data):
         predict(nn.Identity(), TensorDataset(torch.rand(0, 2)))
 
 
+def test_what_cannot_be_a_prediction_or_a_label_is_named(data):
+    class Sample(Pairs):
+        def __init__(self, sample):
+            super().__init__([sample] * 3)
+
+    image = torch.rand(4)
+    with pytest.raises(TypeError, match="samples must be tuples.*of type dict, with the keys 'x'"):
+        predict(nn.Linear(4, 3), Sample({"x": image}))
+    with pytest.raises(TypeError, match="The label must be a tensor, got tuple"):
+        accuracy(nn.Linear(4, 3), Sample((image, "cat")))
+    model = nn.LSTM(4, 3)
+    with pytest.raises(TypeError, match="The model's output must be a tensor, got tuple"):
+        predict(model, Sample((image, 0)))
+
+
+def test_measuring_leaves_every_generator_alone(data):
+    before = torch.get_rng_state()
+    model = nn.Linear(4, 3)
+    torch.set_rng_state(before)
+    for measure in (predict, accuracy, error_rate, confusion):
+        measure(model, data)
+        measure(model, Pairs(data))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_interval_against_a_table_of_student_s_t():
     # t of 4 degrees of freedom is 2.776 at 95 % and 4.604 at 99 %.
     values = [1.0, 2.0, 3.0, 4.0, 5.0]

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from tlcourse._checks import check_float_tensor, check_logits_shape, check_number, check_targets
 from tlcourse._modes import evaluating
 from tlcourse.training import loader
+from tlcourse.training.batches import check_batch
 
 
 def predict(model: nn.Module, dataset: Dataset[Any], *, batch_size: int = 512) -> Tensor:
@@ -37,7 +38,12 @@ def predict(model: nn.Module, dataset: Dataset[Any], *, batch_size: int = 512) -
     Raises
     ------
     TypeError, ValueError
-        If the dataset has no length or is empty, or the batch size is out of range.
+        If the dataset has no length or is empty, its samples are no tuples that begin with a
+        tensor, the model gives no tensor, or the batch size is out of range.
+
+    Notes
+    -----
+    Of several processes each one evaluates the whole dataset, and all get the same.
 
     Examples
     --------
@@ -227,9 +233,15 @@ def _run(model: nn.Module, dataset: Dataset[Any], batch_size: int) -> tuple[Tens
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
     first = next(model.parameters(), None)
     device = torch.device("cpu") if first is None else first.device
-    outputs, labels = [], []
+    outputs: list[Tensor] = []
+    labels: list[Tensor] = []
     with evaluating(model), torch.no_grad():
-        for batch in loader(dataset, batch_size, shuffle=False):
-            outputs.append(model(batch[0].to(device)))
-            labels += batch[1:2]
+        for images, *rest in map(check_batch, loader(dataset, batch_size, shuffle=False)):
+            output = model(images.to(device))
+            named = {"The model's output": output} | {"The label": label for label in rest[:1]}
+            for name, value in named.items():
+                if not isinstance(value, Tensor):
+                    raise TypeError(f"{name} must be a tensor, got {type(value).__name__}.")
+            outputs.append(output)
+            labels += rest[:1]
     return torch.cat(outputs).cpu(), torch.cat(labels).cpu() if labels else None

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from tlcourse._random import kept_random_state
 from tlcourse.models.small_resnet import SmallResNet
 from tlcourse.settings import cache_dir
 from tlcourse.training import cosine_decay, fit, load_model, save_model
@@ -97,7 +98,7 @@ def _train(train: Any, settings: dict[str, Any], *, progress: bool) -> SmallResN
 
 def _untrained(n_classes: int, settings: dict[str, Any]) -> SmallResNet:
     """Return the network with the first weights that the seed gives, and leave torch's own seed."""
-    with torch.random.fork_rng(devices=[]):
+    with kept_random_state():
         torch.manual_seed(settings["seed"])
         return SmallResNet(n_classes, width=settings["width"])
 
@@ -110,9 +111,9 @@ def _key(settings: dict[str, Any]) -> str:
     """Return a hash of what decides the weights: code, settings, and what draws the data."""
     from tlcourse.data import augment, glyphs
     from tlcourse.models import classifier, small_resnet
-    from tlcourse.training import batches, loop, schedules
+    from tlcourse.training import _guards, _processes, batches, loop, schedules
 
-    training = (loop, batches, schedules)
+    training = (loop, _guards, _processes, batches, schedules)
     modules = (*training, classifier, small_resnet, augment, inspect.getmodule(glyphs))
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(inspect.getsource(_train).encode())

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tlcourse._files import STALE
+
 store = importlib.import_module("tlcourse.data.store")
 Remote = store.Remote
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import json
@@ -26,6 +27,7 @@ from tlcourse.training import (
     save_model,
     step_decay,
 )
+from tlcourse.training.batches import check_batch, derived_seed, rows_of
 
 OPTIMIZERS = {
     "sgd": functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=1e-3),
@@ -177,12 +179,196 @@ def test_the_caller_s_random_state_is_left_alone():
     assert draw() == expected
 
 
-def test_learning_rates_and_cudnn_s_switches_are_put_back():
-    run = Run()
-    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+@pytest.mark.parametrize("flags", [(False, True), (True, False)])
+def test_learning_rates_and_cudnn_s_switches_are_put_back(monkeypatch, flags):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", flags[0])
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", flags[1])
+
+    def watch(model, batch):
+        assert torch.backends.cudnn.deterministic
+        assert not torch.backends.cudnn.benchmark
+        return objective(model, batch)
+
+    run = Run(objective=watch)
     run()
     assert run.optimizer.param_groups[0]["lr"] == 0.1
-    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == before
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == flags
+
+
+def test_every_epoch_draws_anew_and_again_the_same():
+    def draws():
+        seen = []
+
+        def augment(images):
+            seen.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
+            return images
+
+        Run(augment=augment, batch_size=50)()
+        return seen
+
+    first = draws()
+    assert len({number for three in first for number in three}) == 12  # 4 epochs, 3 generators
+    assert draws() == first
+
+
+def test_draws_are_those_of_the_seed_and_the_epoch():
+    """The numbers that recorded runs were made with."""
+    seen = []
+    Run(augment=lambda x: seen.append(float(torch.rand(()))) or x, batch_size=50, epochs=2)()
+    for epoch, draw in enumerate(seen):
+        generator = torch.Generator().manual_seed(derived_seed(3, epoch, 1, 0))
+        torch.empty((), dtype=torch.int64).random_(generator=generator)
+        assert draw == float(torch.rand((), generator=generator))
+
+
+# --- clipping, mixed precision --------------------------------------------------------------------
+
+
+def test_clipping_is_what_one_would_write_by_hand():
+    settings = {"augment": None, "on_epoch": None, "schedule": None, "epochs": 2}
+    runs = {norm: Run(clip_norm=norm, **settings) for norm in (None, 0.6, 1e6)}
+    for run in runs.values():
+        run.model[3].p = 0.0
+        run()
+    assert_same(runs[None], runs[1e6])
+
+    model = make_model()
+    model[3].p = 0.0
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    batches = loader(make_data(), 8, shuffle=True, seed=3)
+    lengths = []
+    for _ in range(2):
+        for batch in batches:
+            optimizer.zero_grad()
+            objective(model, batch).backward()
+            lengths.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.6)))
+            optimizer.step()
+    assert min(lengths) < 0.6 < max(lengths)
+    for mine, theirs in zip(runs[0.6].model.parameters(), model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_only_what_is_trained_counts_in_the_norm():
+    """What the optimizer leaves out gets gradients that nobody resets."""
+
+    def trained(scale):
+        model = make_model()[:1]
+        extra = nn.Linear(6, 16)
+        both = nn.ModuleList([model, extra])
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+        def loss(both, batch):
+            return both[0](batch[0]).square().mean() + scale * both[1](batch[0]).square().mean()
+
+        fit(both, loss, make_data(), optimizer=optimizer, epochs=1, clip_norm=0.1, progress=False)
+        return model[0].weight
+
+    assert torch.equal(trained(0.0), trained(100.0))
+
+
+def test_gradients_are_clipped_at_their_own_scale(monkeypatch):
+    """Half precision scales the loss; powers of two change no bit of a gradient."""
+    from accelerate import Accelerator
+
+    settings = {"clip_norm": 0.3, "augment": None, "on_epoch": None}
+    plain, scaled = Run(**settings), Run(**settings)
+    plain()
+    made = Accelerator.__init__
+
+    def with_scaler(self, *arguments, **keywords):
+        made(self, *arguments, **keywords)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        self.native_amp = True
+
+    monkeypatch.setattr(Accelerator, "__init__", with_scaler)
+    monkeypatch.setattr(Accelerator, "mixed_precision", "fp16")
+    monkeypatch.setattr(Accelerator, "autocast", lambda self: contextlib.nullcontext())
+    scaled()
+    assert_same(plain, scaled)
+
+
+def test_a_loss_in_half_precision_is_summed_in_float32():
+    run = Run(objective=lambda m, b: (objective(m, b) * 1000).half(), epochs=1, schedule=None)
+    run.optimizer.param_groups[0]["lr"] = 1e-6
+    assert run()[0]["loss"] == pytest.approx(1000 * math.log(2), rel=0.5)
+
+
+@pytest.mark.parametrize("norm", [0, -1.0, math.nan, "1"])
+def test_wrong_norms(norm):
+    with pytest.raises((TypeError, ValueError), match="clip_norm must be"):
+        Run(clip_norm=norm)()
+
+
+def test_the_advice_to_clip_can_be_followed():
+    run = Run(objective=lambda m, b: objective(m, b) * math.inf)
+    with pytest.raises(FloatingPointError, match=r"clip the gradient: clip_norm=1\.0\."):
+        run()
+    Run(clip_norm=1.0)()
+
+
+# --- the loop, continued --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "batch_size", "last"), [(17, 8, 1), (4, 1, 1)])
+def test_batchnorm_and_a_batch_of_one(n, batch_size, last):
+    with pytest.raises(ValueError, match="BatchNorm got a single value per channel") as error:
+        Run(data=make_data(n), batch_size=batch_size)()
+    message = str(error.value)
+    assert f"Of {n} samples at batch_size={batch_size} the last batch has {last}" in message
+    assert "Choose a batch_size that leaves no batch of one sample" in message
+
+
+def test_other_errors_of_an_objective_pass_as_they_are():
+    def wrong(model, batch):
+        raise ValueError("my own")
+
+    with pytest.raises(ValueError, match="^my own$") as error:
+        Run(objective=wrong)()
+    assert not hasattr(error.value, "__notes__")
+
+
+class Counted(nn.Linear):
+    """A layer whose state holds more than tensors."""
+
+    def get_extra_state(self):
+        return {"seen": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_a_state_that_is_no_tensor_trains_but_has_no_file(tmp_path):
+    def call(**more):
+        model = nn.Sequential(Counted(6, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return fit(
+            model, objective, make_data(), optimizer=optimizer, epochs=1, progress=False, **more
+        )
+
+    call()
+    path = tmp_path / "m.safetensors"
+    match = r"state holds '0\._extra_state', a dict.*torch\.save"
+    with pytest.raises(TypeError, match=match):
+        call(checkpoint=path)
+    with pytest.raises(TypeError, match=match):
+        save_model(nn.Sequential(Counted(6, 2)), path)
+    save_model(nn.Sequential(nn.Linear(6, 2)), path)
+    with pytest.raises(TypeError, match=match):
+        load_model(nn.Sequential(Counted(6, 2)), path)
+
+
+def test_home_is_home_at_every_entrance(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    save_model(make_model(), "~/model.safetensors")
+    load_model(make_model(), "~/model.safetensors")
+    rows = Run(checkpoint="~/run.safetensors")()
+    assert Run(checkpoint=tmp_path / "home" / "run.safetensors", objective=kill_at(1))() == rows
+    assert [p.name for p in tmp_path.iterdir()] == ["home"]
+    for call in (lambda: save_model(make_model(), None), lambda: Run(checkpoint=3)()):
+        with pytest.raises(TypeError, match="must be a path"):
+            call()
 
 
 def test_every_group_keeps_its_own_rate():
@@ -566,7 +752,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("every", [1, 5, 50])
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, value, every):
-    monkeypatch.setattr("tlcourse.training.loop._reading_interval", lambda _device: every)
+    monkeypatch.setattr("tlcourse.training._guards.reading_interval", lambda _device: every)
     calls = iter(range(1, 1000))
 
     def poisoned(model, batch):
@@ -757,18 +943,132 @@ def test_a_loader_s_passes_differ_and_repeat_with_the_seed():
     assert all(sorted(order) == list(range(20)) for order in first)
 
 
-def test_a_batch_is_one_indexing():
-    class Counting(TensorDataset):
-        calls = 0
+class Counting(Dataset):
+    """Counts how often it is asked, and may say that its samples are rows of tensors."""
 
-        def __getitem__(self, index):
-            self.calls += 1
-            return super().__getitem__(index)
+    def __init__(self, *tensors, said):
+        self.tensors, self.said, self.calls = tensors, said, 0
 
-    data = Counting(torch.arange(20), torch.arange(20))
-    assert [len(x) for x, _ in loader(data, 8, shuffle=True)] == [8, 8, 4]
-    assert data.calls == 3
-    assert len(loader(data, 8, shuffle=True)) == 3
+    def rows(self):
+        return self.tensors if self.said else None
+
+    def __len__(self):
+        return len(self.tensors[0])
+
+    def __getitem__(self, i):
+        self.calls += 1
+        return tuple(t[i] for t in self.tensors)
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_rows_of_tensors_are_indexed_a_batch_at_a_time(said):
+    data = Counting(torch.arange(20), torch.arange(20), said=said)
+    batches = loader(data, 8, shuffle=True)
+    assert [len(x) for x, _ in batches] == [8, 8, 4]
+    assert data.calls == (0 if said else 20)
+    assert len(batches) == 3
+
+
+class Standardised(TensorDataset):
+    """Changes one image at a time, so it must not get a batch."""
+
+    def __getitem__(self, i):
+        image, label = super().__getitem__(i)
+        return (image - image.mean()) / image.std(), label
+
+
+class StandardisedPlain(Dataset):
+    """The same, no TensorDataset, but with tensors of that name."""
+
+    def __init__(self, *tensors):
+        self.tensors = tensors
+
+    def __len__(self):
+        return len(self.tensors[0])
+
+    def __getitem__(self, i):
+        image = self.tensors[0][i]
+        return (image - image.mean()) / image.std(), self.tensors[1][i]
+
+
+@pytest.mark.parametrize("kind", [Standardised, StandardisedPlain])
+@pytest.mark.parametrize("batch_size", [1, 4, 12])
+def test_a_transform_sees_one_sample_whatever_the_batch(kind, batch_size):
+    scale = torch.arange(1, 13).view(-1, 1, 1, 1)
+    data = kind(torch.randn(12, 1, 4, 4) * scale + scale, torch.arange(12))
+    assert rows_of(data) is None
+    by_hand = torch.stack([data[i][0] for i in range(12)])
+    images = torch.cat([x for x, _ in loader(data, batch_size, shuffle=False)])
+    torch.testing.assert_close(images, by_hand, rtol=0, atol=0)
+
+
+def test_a_dataset_s_own_way_to_give_several_samples_is_used():
+    class Together(Samples):
+        def __getitems__(self, indices):
+            asked.append(indices)
+            return [self.data[i] for i in indices]
+
+    asked = []
+    batches = list(loader(Together(TensorDataset(torch.arange(5))), 2, shuffle=False))
+    assert asked == [[0, 1], [2, 3], [4]]
+    assert torch.equal(torch.cat([x for (x,) in batches]), torch.arange(5))
+
+
+def test_samples_that_are_tensors_come_as_tuples_of_one():
+    batches = list(loader(Samples(torch.arange(3)), 2, shuffle=False))
+    assert [type(b) for b in batches] == [tuple, tuple]
+    assert batches[0][0].tolist() == [0, 1]
+
+
+def test_a_loader_leaves_pytorch_s_generator_alone():
+    before = torch.get_rng_state()
+    list(loader(make_data(), 8, shuffle=True))
+    list(loader(Samples(make_data()), 8, shuffle=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeds_differ_by_purpose_epoch_and_process():
+    seeds = {
+        derived_seed(seed, epoch, purpose, process)
+        for seed in (0, 1)
+        for epoch in (0, 1)
+        for purpose in (0, 1)
+        for process in (0, 1)
+    }
+    assert len(seeds) == 16
+
+
+def test_samples_that_do_not_fit_together():
+    class Sizes(Samples):
+        def __getitem__(self, i):
+            return torch.zeros(i + 1), 0
+
+    with pytest.raises(TypeError, match=r"samples 0 to 1 cannot be put into one batch.*one size"):
+        list(loader(Sizes(range(4)), 2, shuffle=False))
+
+    class Pictures(Samples):
+        def __getitem__(self, i):
+            return object(), 0
+
+    with pytest.raises(TypeError, match="cannot be put into one batch.*tuples of tensors"):
+        list(loader(Pictures(range(4)), 2, shuffle=False))
+
+
+class Dicts(Samples):
+    def __getitem__(self, i):
+        image, label = self.data[i]
+        return {"image": image, "label": label}
+
+
+def test_samples_that_are_no_tuples_are_named():
+    with pytest.raises(TypeError, match=r"are of type dict, with the keys 'image', 'label'\. Wrap"):
+        Run(data=Dicts(make_data()))()
+    with pytest.raises(TypeError, match="but they give object"):
+        check_batch(object())
+    with pytest.raises(TypeError, match="but they begin with str"):
+        check_batch(("a", "b"))
+    with pytest.raises(TypeError, match="but they give tuple"):
+        check_batch(())
 
 
 # --- models' files --------------------------------------------------------------------------------

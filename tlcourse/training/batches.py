@@ -8,25 +8,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, TensorDataset
+from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from tlcourse._checks import check_int
 
 Batch = tuple[Tensor, ...]
 
 
-def loader(
-    dataset: Dataset[Any], batch_size: int, *, shuffle: bool, seed: int = 0
-) -> DataLoader[Any]:
+def loader(dataset: Dataset[Any], batch_size: int, *, shuffle: bool, seed: int = 0) -> Loader:
     """Return a loader of batches, tuples of tensors, whose order depends on the seed alone.
 
-    A dataset with ``.tensors`` is indexed with a batch's indices at once, many times quicker than
-    sample by sample.
+    It draws nothing from PyTorch's own generator. Tensors in memory are indexed a batch at a time,
+    many times quicker than sample by sample.
 
     Parameters
     ----------
     dataset
-        A dataset with a length of at least 1.
+        A dataset with a length of at least 1. Samples that are dicts come as a dict of batches,
+        which no method of the course takes.
     batch_size
         At least 1; the last batch may be smaller.
     shuffle
@@ -38,7 +37,7 @@ def loader(
     Raises
     ------
     TypeError
-        If the dataset has no length.
+        If the dataset has no length, or samples cannot be put into one batch.
     ValueError
         If it is empty, or a number is out of range.
 
@@ -59,66 +58,108 @@ def loader(
         ) from None
     if n == 0:
         raise ValueError("The data is empty: it needs at least 1 sample.")
-    order = BatchSampler(_Order(n, shuffle, seed), batch_size, drop_last=False)
-    if hasattr(dataset, "tensors"):
-        return DataLoader(_Rows(dataset), batch_sampler=order, collate_fn=_as_tuple)
-    return DataLoader(dataset, batch_sampler=order, collate_fn=_collate)
+    return Loader(dataset, n, batch_size, shuffle, seed)
 
 
-class _Order(Sampler[int]):
-    """Sample indices; shuffled, the order of a pass is a function of (seed, epoch)."""
+class Loader:
+    """Batches of a dataset, in the order of the next epoch at every pass; see `loader`."""
 
-    def __init__(self, n: int, shuffle: bool, seed: int) -> None:
-        self.n, self.shuffle, self.seed, self.epoch = n, shuffle, seed, 0
+    def __init__(
+        self, dataset: Dataset[Any], n_samples: int, batch_size: int, shuffle: bool, seed: int
+    ) -> None:
+        self.dataset, self.n_samples, self.batch_size = dataset, n_samples, batch_size
+        self.shuffle, self.seed, self.epoch = shuffle, seed, 0
+        self.rows = rows_of(dataset)
 
     def __len__(self) -> int:
-        return self.n
+        return -(-self.n_samples // self.batch_size)
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch, 0, 0))
+    def __iter__(self) -> Iterator[Any]:
+        indices = self.indices(self.epoch)
         self.epoch += 1
+        return map(self.fetch, indices)
+
+    def indices(self, epoch: int) -> tuple[Tensor, ...]:
+        """Return the samples of every batch of an epoch, (B,) int64 each."""
+        order = torch.arange(self.n_samples)
         if self.shuffle:
-            return iter(torch.randperm(self.n, generator=generator).tolist())
-        return iter(range(self.n))
+            generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch, 0, 0))
+            order = torch.randperm(self.n_samples, generator=generator)
+        return order.split(self.batch_size)
+
+    def fetch(self, index: Tensor) -> Any:
+        """Return one batch: a tuple of tensors where the samples are tuples or tensors."""
+        if self.rows is not None:
+            return tuple(rows[index] for rows in self.rows)
+        chosen = index.tolist()
+        together = getattr(self.dataset, "__getitems__", None)  # PyTorch's own: a list of samples
+        samples = together(chosen) if together else [self.dataset[i] for i in chosen]
+        try:
+            batch = default_collate(samples)
+        except (TypeError, RuntimeError) as error:
+            raise TypeError(
+                f"The samples {chosen[0]} to {chosen[-1]} cannot be put into one batch: {error}. "
+                "Let the dataset give tuples of tensors or numbers, images all of one size."
+            ) from error
+        if isinstance(batch, Tensor):
+            return (batch,)
+        return tuple(batch) if isinstance(batch, (list, tuple)) else batch
 
 
-class _Rows(Dataset[Any]):
-    """A dataset that the loader asks for a whole batch at once."""
+def check_batch(batch: Any) -> Batch:
+    """Return the batch if it is a tuple that begins with a tensor, else say what the samples are.
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+    Examples
+    --------
+    >>> check_batch({"image": torch.zeros(2, 3)})
+    Traceback (most recent call last):
+        ...
+    TypeError: The samples must be tuples that begin with a tensor, such as (image, label), but ...
+    """
+    if isinstance(batch, tuple) and batch and isinstance(batch[0], Tensor):
+        return batch
+    found = f"begin with {type(batch[0]).__name__}" if isinstance(batch, tuple) and batch else ""
+    if isinstance(batch, dict):
+        found = f"are of type dict, with the keys {', '.join(map(repr, batch))}"
+    raise TypeError(
+        "The samples must be tuples that begin with a tensor, such as (image, label), but they "
+        f"{found or f'give {type(batch).__name__}'}. Wrap the dataset in one whose __getitem__ "
+        "returns such a tuple."
+    )
 
-    def __len__(self) -> int:
-        return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Any:
-        return self.dataset[index]
+def rows_of(dataset: Dataset[Any]) -> tuple[Tensor, ...] | None:
+    """Return the tensors whose rows are the samples, or None if only the dataset can make one.
 
-    def __getitems__(self, indices: list[int]) -> Any:
-        return self.dataset[indices]
+    A dataset may be asked for a batch at once only if its own ``__getitem__`` means just that. An
+    attribute ``.tensors`` says nothing: many a dataset changes what it takes from them, one image
+    at a time. So rows are those of a `TensorDataset` that keeps its ``__getitem__``, and of a
+    dataset with a method ``rows``, which returns them, or None.
 
-
-def _as_tuple(batch: Any) -> Batch:
-    return (batch,) if isinstance(batch, Tensor) else tuple(batch)
-
-
-def _collate(samples: list[Any]) -> Batch:
-    return _as_tuple(torch.utils.data.default_collate(samples))
+    Examples
+    --------
+    >>> dataset = TensorDataset(torch.eye(2), torch.arange(2))
+    >>> len(rows_of(dataset))
+    2
+    >>> rows_of(torch.utils.data.Subset(dataset, [0])) is None
+    True
+    """
+    if callable(getattr(dataset, "rows", None)):
+        return dataset.rows()  # type: ignore[attr-defined]
+    if getattr(type(dataset), "__getitem__", None) is TensorDataset.__getitem__:
+        return dataset.tensors  # type: ignore[attr-defined]
+    return None
 
 
 def resident(data: Dataset[Any], device: torch.device) -> Dataset[Any]:
-    """Put the tensors of a small plain dataset on the GPU once, not a batch at every step."""
-    indexing = getattr(type(data), "__getitem__", None)
-    if device.type != "cuda" or indexing is not TensorDataset.__getitem__:
+    """Put the tensors of a small dataset on the GPU once, not a batch at every step."""
+    rows = rows_of(data)
+    if device.type != "cuda" or rows is None:
         return data
-    tensors = data.tensors  # type: ignore[attr-defined]
     free, _ = torch.cuda.mem_get_info(device)
-    if sum(t.numel() * t.element_size() for t in tensors) > free / 4:
+    if sum(t.numel() * t.element_size() for t in rows) > free / 4:
         return data
-    return TensorDataset(*(t.to(device) for t in tensors))
+    return TensorDataset(*(t.to(device) for t in rows))
 
 
 def derived_seed(seed: int, epoch: int, purpose: int, process: int) -> int:

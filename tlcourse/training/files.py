@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tlcourse._checks import shape_of
+from tlcourse._files import expand, writing
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -28,11 +26,13 @@ def save_model(model: nn.Module, path: str | Path) -> None:
     model
         Any module.
     path
-        The file; its folder is made if need be. A file that is there is replaced only by a whole
-        new one.
+        The file; ``~`` is the home folder, and the file's own folder is made if need be. A file
+        that is there is replaced only by a whole new one.
 
     Raises
     ------
+    TypeError
+        If the model's state holds what is no tensor, as a module with ``get_extra_state`` may.
     OSError
         If the file cannot be written: no space, no right. What was there remains.
 
@@ -45,8 +45,8 @@ def save_model(model: nn.Module, path: str | Path) -> None:
     >>> torch.equal(load_model(nn.Linear(2, 3), path).weight, model.weight)
     True
     """
-    tensors = {name: _stored(t) for name, t in model.state_dict().items()}
-    _write_file(Path(path), tensors, {"kind": "model", "class": type(model).__qualname__})
+    tensors = {name: _stored(t) for name, t in _state_of(model).items()}
+    _write_file(expand(path), tensors, {"kind": "model", "class": type(model).__qualname__})
 
 
 def load_model(model: Module, path: str | Path) -> Module:
@@ -57,7 +57,7 @@ def load_model(model: Module, path: str | Path) -> Module:
     model
         Changed in place, and only if the whole file fits.
     path
-        The file.
+        The file; ``~`` is the home folder.
 
     Returns
     -------
@@ -66,12 +66,14 @@ def load_model(model: Module, path: str | Path) -> Module:
 
     Raises
     ------
+    TypeError
+        If the model's state holds what is no tensor, as a module with ``get_extra_state`` may.
     FileNotFoundError
         If there is no such file.
     ValueError
         If the file is damaged, or holds another model; the message lists the tensors that differ.
     """
-    path = Path(path)
+    path, state = expand(path), _state_of(model)
     tensors, metadata = _read_file(path, "a model", "Save the model again, or choose another file.")
     if metadata.get("kind", "model") != "model":
         raise ValueError(
@@ -80,7 +82,7 @@ def load_model(model: Module, path: str | Path) -> Module:
         )
     differences = _tensor_differences(
         {name: _kind_of(t) for name, t in tensors.items()},
-        {name: _kind_of(t) for name, t in model.state_dict().items()},
+        {name: _kind_of(t) for name, t in state.items()},
     )
     if differences:
         raise ValueError(
@@ -121,7 +123,7 @@ class Checkpoint:
 
     def write(self, rows: list[dict[str, float]]) -> None:
         """Write the state as it is, with a row of the history for every epoch that is done."""
-        tensors = {f"model.{name}": _stored(t) for name, t in self.model.state_dict().items()}
+        tensors = {f"model.{name}": _stored(t) for name, t in _state_of(self.model).items()}
         scalars: dict[str, dict[str, Any]] = {}
         for index, entries in self.optimizer.state_dict()["state"].items():
             scalars[str(index)] = {}
@@ -164,7 +166,7 @@ class Checkpoint:
         weights = _under("model.", tensors)
         differences += _tensor_differences(
             {name: _kind_of(t) for name, t in weights.items()},
-            {name: _kind_of(t) for name, t in self.model.state_dict().items()},
+            {name: _kind_of(t) for name, t in _state_of(self.model).items()},
         )
         if differences:
             raise ValueError(
@@ -188,33 +190,8 @@ def _write_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
     from safetensors.torch import save
 
     content = save(tensors, {**metadata, "sha256": digest(tensors.items())})
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{path.name}.*.part"):
-            _remove_stale(left)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"The file could not be written ({error.strerror}); one of that name from before is "
-            "unchanged. Make space, or choose a folder that you can write to, and run it again",
-            str(path),
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
-def _remove_stale(part: Path) -> None:
-    """Remove what a run that was killed while writing left an hour ago or more."""
-    with contextlib.suppress(OSError):
-        if time.time() - part.stat().st_mtime > 3600:
-            part.unlink()
+    with writing(path) as file:
+        file.write(content)
 
 
 def _read_file(path: Path, what: str, remedy: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -238,6 +215,18 @@ def _read_file(path: Path, what: str, remedy: str) -> tuple[dict[str, Tensor], d
             f"{path} is damaged: its checksum is not the one it was written with. {remedy}"
         )
     return tensors, metadata
+
+
+def _state_of(model: nn.Module) -> dict[str, Tensor]:
+    state = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"The model's state holds {name!r}, a {type(value).__name__}, and a safetensors "
+                "file holds tensors alone. Let get_extra_state of that module return a tensor, or "
+                "keep the model with torch.save(model.state_dict(), path)."
+            )
+    return state
 
 
 def _stored(tensor: Tensor) -> Tensor:

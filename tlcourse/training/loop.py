@@ -1,7 +1,7 @@
 """One training loop for every chapter.
 
-The loop is `fit`. The device, mixed precision and data parallelism come from Hugging Face
-Accelerate, so that ``accelerate launch`` spreads a run over devices without another line.
+The loop is `fit`. The device, mixed precision and the processes come from Hugging Face Accelerate,
+so that ``accelerate launch`` or ``torchrun`` spreads a run over devices without another line.
 
 Reproducible by construction: the randomness of epoch e (the order of the samples, dropout,
 augmentation) is a function of the seed and of e alone, never of what ran before. A run that was
@@ -11,26 +11,23 @@ finished, and ends in the numbers of an undisturbed run.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import math
 import os
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
-from tlcourse._checks import check_int, check_number, shape_of
-from tlcourse.training.batches import Batch, derived_seed, loader, resident
-from tlcourse.training.files import Checkpoint, digest
+from tlcourse._files import expand
+from tlcourse.training import _guards, _processes
+from tlcourse.training._processes import Processes
+from tlcourse.training.batches import Batch, check_batch, derived_seed, loader, resident
+from tlcourse.training.files import Checkpoint
 from tlcourse.training.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -76,6 +73,7 @@ def fit(
     schedule: Schedule | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
     on_epoch: Callable[[Any], Mapping[str, float]] | None = None,
+    clip_norm: float | None = None,
     seed: int = 0,
     checkpoint: str | Path | None = None,
     progress: bool = True,
@@ -87,16 +85,15 @@ def fit(
     model
         Trained in place; afterwards it is on the device that Accelerate chose.
     objective
-        ``objective(model, batch)`` returns the loss, a scalar; the batch is a tuple of tensors on
-        the model's device.
+        ``objective(model, batch)`` returns the loss, a scalar, the mean over the batch's samples;
+        the batch is a tuple of tensors on the model's device.
     data
-        A dataset with a length. One with ``.tensors`` is indexed a batch at a time.
+        A dataset with a length, of tuples that begin with a tensor.
     optimizer
         Over parameters of the model. Its learning rates are those at a factor of 1; they are put
         back after the run.
     epochs, batch_size
-        At least 1. Spread over several processes, a batch is divided among them, so that the
-        number of steps stays.
+        At least 1.
     schedule
         ``schedule(progress)`` returns the factor on the learning rates, at every step; progress is
         the part of all steps that is done, in [0, 1). See `cosine_decay` and `step_decay`.
@@ -104,14 +101,17 @@ def fit(
         ``augment(images)`` changes the batch's first tensor, on the model's device.
     on_epoch
         ``on_epoch(model)`` returns measures for the history, a dict of numbers.
+    clip_norm
+        If given, a gradient (over all parameters of the optimizer) whose Euclidean norm is larger
+        is scaled down to this norm.
     seed
         Decides the order of the samples, dropout and augmentation. The caller's own random state
-        (Python, NumPy, PyTorch) is the same after the call as before.
+        (Python, NumPy, PyTorch on all devices) is the same after the call as before.
     checkpoint
         One safetensors file, written before the first and after every epoch in one atomic
-        step. If it exists, the run goes on from it; all arguments must then be those of the first
-        call. What the objective closes over is not seen: a run with another teacher or temperature
-        needs another path.
+        step; ``~`` is the home folder. If it exists, the run goes on from it; all arguments must
+        then be those of the first call. What the objective closes over is not seen: a run with
+        another teacher or temperature needs another path.
     progress
         Whether to show a progress bar.
 
@@ -119,7 +119,9 @@ def fit(
     -------
     History
         A row for every epoch, those before an interruption included. Resumed or not, the rows and
-        the weights are the same bit for bit on one machine; ``seconds`` are not.
+        the weights are the same: bit for bit on one CPU, and on a GPU but for operations that have
+        no repeatable form there (`torch.use_deterministic_algorithms` names them); ``seconds`` are
+        not.
 
     Raises
     ------
@@ -130,6 +132,16 @@ def fit(
         As soon as a loss or weight is NaN or infinite. The last good epoch's checkpoint remains.
     OSError
         If the checkpoint cannot be written. The one before remains.
+    RuntimeError
+        If one of several processes has stopped, or they do not know of each other.
+
+    Notes
+    -----
+    Started in several processes, the run is the same as in one, to rounding: every batch is divided
+    among them, gradients and losses are means over all of its samples. ``on_epoch`` runs in every
+    process on all that it looks at; files are written by the first one. What differs is what a
+    process draws or sees alone: dropout, augmentation, and the statistics of BatchNorm, which
+    normalises over a process's part of the batch; the running ones of the first process are kept.
 
     Examples
     --------
@@ -141,7 +153,7 @@ def fit(
     >>> history = fit(
     ...     model,
     ...     lambda model, batch: cross_entropy(model(batch[0]), batch[1]),
-    ...     TensorDataset(x, y),
+    ...     torch.utils.data.TensorDataset(x, y),
     ...     optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
     ...     epochs=3,
     ...     batch_size=16,
@@ -150,45 +162,43 @@ def fit(
     >>> history.rows[2]["loss"] < history.rows[0]["loss"]
     True
     """
-    from accelerate import Accelerator
-    from accelerate.utils import DataLoaderConfiguration
+    from accelerate.utils import send_to_device
     from tqdm.auto import tqdm
 
-    _check_arguments(model, objective, optimizer)
-    check_int("epochs", epochs, low=1)
-    check_int("seed", seed, low=0)
-
-    accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=True))
-    batches = loader(resident(data, accelerator.device), batch_size, shuffle=True, seed=seed)
-    if batch_size % accelerator.num_processes:
-        raise ValueError(
-            f"batch_size must be a multiple of the {accelerator.num_processes} processes that "
-            f"share a batch, got {batch_size}."
-        )
-    loss_of, stepper, batches = accelerator.prepare(_Step(model, objective), optimizer, batches)
+    _guards.check_arguments(model, objective, optimizer, clip_norm, epochs=epochs, seed=seed)
+    accelerator = _processes.accelerator()
+    device = accelerator.device
+    processes = Processes(accelerator.num_processes, accelerator.process_index, device)
+    batches = loader(resident(data, device), batch_size, shuffle=True, seed=seed)
     steps = len(batches)
+    model.to(device)
+    # Where half precision scales the loss, Accelerate's optimizer undoes it; its steps cost more.
+    scaled = accelerator.scaler is not None
+    stepper = accelerator.prepare(optimizer) if scaled else optimizer
+    backward = accelerator.backward if scaled else Tensor.backward
+    learning = [p for group in optimizer.param_groups for p in group["params"]]
     rates = [float(group["lr"]) for group in optimizer.param_groups]
-    every = _reading_interval(accelerator.device)
 
-    store = None
-    history = History()
+    history, store, path = History(), None, None
     if checkpoint is not None:
+        path = expand(checkpoint, "checkpoint")
         settings = {
             "epochs": epochs,
             "batch_size": batch_size,
             "seed": seed,
-            "model": _architecture(model),
-            "objective": _name_of(objective),
-            "augment": _name_of(augment),
-            "schedule": schedule and [_factor(schedule, i / 16) for i in range(16)],
-            "data": _fingerprint(data),
+            "clip_norm": clip_norm,
+            "model": _guards.architecture(model),
+            "objective": _guards.name_of(objective),
+            "augment": _guards.name_of(augment),
+            "schedule": schedule and [_guards.factor_of(schedule, i / 16) for i in range(16)],
+            "data": _guards.fingerprint(data),
         }
-        store = Checkpoint(Path(checkpoint), model, optimizer, accelerator.scaler, settings)
-        history = History(store.restore())
-        accelerator.wait_for_everyone()
-        if not history.rows and accelerator.is_main_process:
+        store = Checkpoint(path, model, optimizer, accelerator.scaler, settings)
+        history.rows = store.restore()
+        processes.check_equal(path, len(history.rows))
+        if not history.rows and processes.index == 0:
             store.write(history.rows)  # a bad path fails now, and the first weights are kept too
-        accelerator.wait_for_everyone()
+        processes.wait()
 
     # A page that is built shows what a bar leaves behind, so there it is left out.
     hidden = not progress or os.environ.get("TLCOURSE_BUILD_SITE") == "1"
@@ -197,235 +207,48 @@ def fit(
         total=epochs * steps,
         initial=len(history.rows) * steps,
         leave=False,
-        disable=hidden or not accelerator.is_main_process,
+        disable=hidden or processes.index > 0,
     )
-    with bar, _own_randomness(accelerator.device), _rates_put_back(optimizer):
+    with bar, processes.naming_itself(path), _guards.explaining(batches), _guards.kept(optimizer):
+        processes.follow_first(chain(model.parameters(), model.buffers()))
         for epoch in range(len(history.rows), epochs):
             started = time.perf_counter()
             bar.set_description(f"epoch {epoch + 1} of {epochs}", refresh=False)
-            _seed_all(derived_seed(seed, epoch, 1, accelerator.process_index))
-            batches.set_epoch(epoch)
+            _guards.seed_all(derived_seed(seed, epoch, 1, processes.index))
             model.train()
-            losses = _Losses(epoch, steps, every, optimizer, store)
-            for step, batch in enumerate(batches):
+            losses = _guards.Losses(epoch, steps, device, optimizer, path)
+            for step, index in enumerate(batches.indices(epoch)):
+                mine, part = processes.share(index)
+                batch = check_batch(batches.fetch(mine))
+                if device.type != "cpu":
+                    batch = send_to_device(batch, device)
                 if augment is not None:
-                    batch = (_augmented(augment, batch[0]), *batch[1:])
+                    batch = _guards.augmented(augment, batch)
                 if schedule is not None:
-                    factor = _factor(schedule, (epoch * steps + step) / (epochs * steps))
+                    factor = _guards.factor_of(schedule, (epoch * steps + step) / (epochs * steps))
                     for group, rate in zip(optimizer.param_groups, rates, strict=True):
                         group["lr"] = rate * factor
-                loss = loss_of(batch)
-                losses.add(loss, len(batch[0]))
+                with accelerator.autocast():
+                    loss = _guards.checked_loss(objective(model, batch))
+                if part != 1.0:
+                    loss = loss * part
                 stepper.zero_grad()
-                accelerator.backward(loss)
+                backward(loss)
+                losses.add(processes.sum_step(learning, loss), len(index))
+                if clip_norm is not None:
+                    accelerator.clip_grad_norm_(learning, clip_norm)
                 stepper.step()
                 bar.update()
-            mean = losses.mean(accelerator)
-            _check_weights(model, epoch, store)
+            processes.follow_first(model.buffers())
+            mean = losses.mean()
+            _guards.check_weights(model, epoch, path)
             row = {"epoch": epoch + 1, "loss": mean, "seconds": time.perf_counter() - started}
             if on_epoch is not None:
-                row |= _measures(on_epoch(model), taken=row)
+                row |= _guards.measures_of(on_epoch(model), taken=row)
             history.rows.append(row)
             bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
             if store is not None:
-                if accelerator.is_main_process:
+                if processes.index == 0:
                     store.write(history.rows)
-                accelerator.wait_for_everyone()
+                processes.wait()
     return history
-
-
-class _Step(nn.Module):
-    """The objective as a module, so that Accelerate wraps it and the objective sees the bare model.
-
-    Wrapped itself, the model would hide its submodules (``model.backbone``) under data parallelism.
-    """
-
-    def __init__(self, model: nn.Module, objective: Objective) -> None:
-        super().__init__()
-        self.model = model
-        self.objective = (objective,)  # in a tuple: a module in there (a teacher) is not trained
-
-    def forward(self, batch: Batch) -> Tensor:
-        loss = self.objective[0](self.model, batch)
-        if not isinstance(loss, Tensor):
-            raise TypeError(
-                f"objective must return a scalar tensor, the loss; got {type(loss).__name__}."
-            )
-        if loss.ndim != 0:
-            raise ValueError(
-                f"objective must return a scalar, got shape {shape_of(loss)}: average over "
-                "the batch."
-            )
-        if not loss.requires_grad:
-            raise ValueError(
-                "The loss that objective returned has no gradient: every parameter of the model is "
-                "frozen, or it was computed under torch.no_grad() or from a detached tensor."
-            )
-        return loss
-
-
-def _reading_interval(device: torch.device) -> int:
-    """Return after how many steps losses are read: reading one waits for a GPU, not for a CPU."""
-    return 1 if device.type == "cpu" else 50
-
-
-class _Losses:
-    """The losses of an epoch, read from the device a few at a time, and checked when read."""
-
-    def __init__(
-        self, epoch: int, steps: int, every: int, optimizer: Optimizer, store: Checkpoint | None
-    ) -> None:
-        self.epoch, self.steps, self.every = epoch, steps, every
-        self.optimizer, self.store = optimizer, store
-        self.pending: list[Tensor] = []
-        self.read: list[float] = []
-        self.sizes: list[int] = []
-
-    def add(self, loss: Tensor, size: int) -> None:
-        self.pending.append(loss.detach())
-        self.sizes.append(size)
-        if len(self.pending) >= self.every:
-            self._read()
-
-    def mean(self, accelerator: Any) -> float:
-        """Return the mean over the epoch's samples, of all processes."""
-        self._read()
-        total = math.fsum(loss * n for loss, n in zip(self.read, self.sizes, strict=True))
-        mean = total / sum(self.sizes)
-        if accelerator.num_processes > 1:
-            value = torch.tensor(mean, device=accelerator.device)
-            mean = float(accelerator.reduce(value, reduction="mean"))
-        return mean
-
-    def _read(self) -> None:
-        if not self.pending:
-            return
-        values = torch.stack(self.pending).tolist()
-        self.pending.clear()
-        for value in values:
-            self.read.append(value)
-            if not math.isfinite(value):
-                rate = float(self.optimizer.param_groups[0]["lr"])
-                raise FloatingPointError(
-                    f"The loss is {value} at epoch {self.epoch + 1}, step {len(self.read)} of "
-                    f"{self.steps}. Try a smaller learning rate (it is {rate:g} there), look for "
-                    f"NaN in the data, or clip the gradient.{_what_remains(self.store)}"
-                )
-
-
-def _augmented(augment: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    changed = augment(images)
-    if not isinstance(changed, Tensor):
-        raise TypeError(f"augment must return a tensor, got {type(changed).__name__}.")
-    if len(changed) != len(images):
-        raise ValueError(
-            f"augment must return as many images as it gets, {len(images)}; got {len(changed)}."
-        )
-    return changed
-
-
-def _factor(schedule: Schedule, progress: float) -> float:
-    factor = schedule(progress)
-    check_number(f"schedule({progress:.4g})", factor, low=0)
-    return factor
-
-
-def _measures(measures: Any, *, taken: Mapping[str, float]) -> dict[str, float]:
-    if not isinstance(measures, Mapping):
-        raise TypeError(f"on_epoch must return a dict of measures, got {type(measures).__name__}.")
-    for name, value in measures.items():
-        if name in taken:
-            raise ValueError(f"on_epoch must not name a measure {name!r}: the history has its own.")
-        try:
-            float(value)
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"on_epoch must return numbers, got {name!r}: {type(value).__name__}."
-            ) from None
-    return {str(name): float(value) for name, value in measures.items()}
-
-
-def _check_arguments(model: nn.Module, objective: Objective, optimizer: Optimizer) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
-    if not callable(objective):
-        raise TypeError(
-            "objective must be a function of (model, batch) that returns the loss, "
-            f"got {type(objective).__name__}."
-        )
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}."
-        )
-    own = {id(p) for p in model.parameters()}
-    foreign = sum(id(p) not in own for g in optimizer.param_groups for p in g["params"])
-    if foreign:
-        raise ValueError(
-            f"optimizer holds {foreign} parameters that are not the model's. Build it over "
-            "model.parameters(); put what trains along with the model into one module with it."
-        )
-
-
-def _check_weights(model: nn.Module, epoch: int, store: Checkpoint | None) -> None:
-    floating = {n: t for n, t in model.state_dict().items() if t.is_floating_point()}
-    finite = torch.stack([torch.isfinite(t).all() for t in floating.values()])
-    if not bool(finite.all()):
-        bad = [name for name, good in zip(floating, finite.tolist(), strict=True) if not good]
-        raise FloatingPointError(
-            f"{bad[0]} holds NaN or infinite values after epoch {epoch + 1}: the last step was too "
-            f"long. Try a smaller learning rate, or clip the gradient.{_what_remains(store)}"
-        )
-
-
-def _what_remains(store: Checkpoint | None) -> str:
-    return "" if store is None else f" {store.path} holds the last good epoch."
-
-
-def _seed_all(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-@contextlib.contextmanager
-def _own_randomness(device: torch.device) -> Iterator[None]:
-    """Give the run its own random state and repeatable convolutions; put the caller's back."""
-    python, numeric = random.getstate(), np.random.get_state()
-    cudnn = torch.backends.cudnn
-    flags = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = True, False
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        cudnn.deterministic, cudnn.benchmark = flags
-        random.setstate(python)
-        np.random.set_state(numeric)
-
-
-@contextlib.contextmanager
-def _rates_put_back(optimizer: Optimizer) -> Iterator[None]:
-    rates = [group["lr"] for group in optimizer.param_groups]
-    try:
-        yield
-    finally:
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-
-
-def _fingerprint(data: Dataset[Any]) -> str:
-    """Return a name for the data's content, or for its length where no more can be known."""
-    if callable(getattr(data, "fingerprint", None)):
-        return str(data.fingerprint())  # type: ignore[attr-defined]
-    if type(data) is TensorDataset:
-        return digest(enumerate(data.tensors))[:16]
-    return f"{type(data).__name__} of {len(data)} samples"  # type: ignore[arg-type]
-
-
-def _name_of(function: Any) -> str | None:
-    return None if function is None else getattr(function, "__qualname__", type(function).__name__)
-
-
-def _architecture(model: nn.Module) -> str:
-    """Return the class and a short hash of what the model prints (layers, dropout rates)."""
-    return f"{type(model).__qualname__} {hashlib.sha256(repr(model).encode()).hexdigest()[:8]}"
