@@ -14,7 +14,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from tlcourse.experiments import Result
+    from tlcourse.experiments import Experiment, Result
 
 
 class _Commands(TyperGroup):
@@ -39,17 +39,29 @@ app = typer.Typer(
 data_app = typer.Typer(help="The course's data sets: what is here, and how to get the rest.")
 app.add_typer(data_app, name="data", no_args_is_help=True)
 
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the result file; by default book/results in a clone."),
+]
 Profile = Annotated[
     str | None, typer.Option(help="quick or full; by default $TLCOURSE_PROFILE, else quick.")
 ]
 
 
 @app.command("list")
-def list_experiments() -> None:
+def list_experiments(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show where this one's code, test, chapter and result are."),
+    ] = None,
+) -> None:
     """List the experiments, and which of them have a recorded result."""
-    from tlcourse.experiments import EXPERIMENTS, results_dir
+    from tlcourse.experiments import EXPERIMENTS, get, results_dir
     from tlcourse.experiments._engine.results import file_name
 
+    if name is not None:
+        _list_places(get(name))
+        return
     for experiment in EXPERIMENTS.values():
         recorded = [
             profile
@@ -61,6 +73,24 @@ def list_experiments() -> None:
         _say(f"chapter {experiment.chapter}")
 
 
+def _list_places(experiment: Experiment) -> None:
+    from tlcourse.experiments import results_dir
+    from tlcourse.experiments._engine.places import ROOT, places
+
+    found = places(experiment)
+    installed = not (ROOT / "tests").is_dir()
+    _say(f"{experiment.name}  {experiment.title}", indent=0)
+    for what, path in found.items():
+        there = results_dir() / path.name if what == "result" else ROOT / path
+        if there.exists():
+            text = str(there if installed else path)
+        elif what == "result":
+            text = f"not recorded yet; `tlcourse run {experiment.name} --profile full` does it"
+        else:
+            text = f"{path} ({'in a clone; this is the package alone' if installed else 'missing'})"
+        _say(f"{what:<8} {text}")
+
+
 @app.command()
 def run(
     names: Annotated[list[str], typer.Argument(help="One or more experiments; see `list`.")],
@@ -68,26 +98,43 @@ def run(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="How many seeds; by default the experiment's own.")
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the result file; by default book/results in a clone."),
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="This seed alone; may be given several times."),
     ] = None,
+    out: Out = None,
     fresh: Annotated[bool, typer.Option(help="Forget what an interrupted run has left.")] = False,
 ) -> None:
-    """Run experiments and write their result files; after an interruption, go on."""
+    """Run experiments and write their result files; after an interruption, go on.
+
+    Seeds that a result file has already, of the same settings and data, stay in it.
+    """
     from tlcourse import experiments
 
+    if seeds is not None and seed:
+        raise typer.BadParameter("give a number of --seeds or each --seed, not both.")
     chosen = [experiments.get(name) for name in names]
     for experiment in chosen:
         result = experiments.run(
             experiment,
             profile=profile,
-            seeds=None if seeds is None else range(seeds),
+            seeds=seed or (None if seeds is None else range(seeds)),
             out=out or _default_out(),
             fresh=fresh,
             say=typer.echo,
         )
         _print_result(result)
+
+
+@app.command()
+def merge(
+    files: Annotated[list[Path], typer.Argument(help="Result files of one experiment.")],
+    out: Out = None,
+) -> None:
+    """Put seeds that were run at different times or places into one result file."""
+    from tlcourse import experiments
+
+    _print_result(experiments.merge(files, out=out or _default_out()))
 
 
 @app.command()
@@ -101,12 +148,13 @@ def compare(
     ] = None,
 ) -> None:
     """Show a recorded result beside the figures of its source."""
+    from tlcourse._files import expand
     from tlcourse.experiments import get, load_result, results_dir
     from tlcourse.experiments._engine.results import file_name
 
     get(name)
     profiles = [profile] if profile else ["full", "quick"]
-    folders = [out] if out else [_default_out(), results_dir()]
+    folders = [expand(out, "--out")] if out else [_default_out(), results_dir()]
     places = [(p, folder) for p in profiles for folder in folders]
     there = [(p, folder) for p, folder in places if (folder / file_name(name, p)).exists()]
     chosen, folder = (there or places)[0]  # where there is none, loading says what to do
@@ -194,10 +242,7 @@ def _print_result(result: Result) -> None:
         table.add_row(row.label, row.unit, f"{found.mean:.2f}", spread, paper)
     console = Console()
     console.print(table)
-    console.print(
-        f"{len(record['seeds'])} seeds, {record['wall_seconds']:.0f} s on {record['hardware']}, "
-        f"{record['date']}."
-    )
+    console.print(f"{result.origin}.")
     if record["source"]:
         console.print(f"Source: {record['source']}.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tlcourse._checks import check_choice
 from tlcourse.experiments._engine.experiment import Experiment, Row
+from tlcourse.experiments._engine.merge import merge
 from tlcourse.experiments._engine.results import Result, ResultRow, load_result, results_dir
 from tlcourse.experiments._engine.runner import run
 from tlcourse.experiments.continual.forgetting import FORGETTING_CIFAR10, FORGETTING_DIGITS
@@ -71,6 +72,7 @@ __all__ = [
     "Row",
     "get",
     "load_result",
+    "merge",
     "results_dir",
     "run",
 ]

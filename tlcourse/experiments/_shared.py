@@ -1,15 +1,17 @@
-"""What several experiments share: the plain objective, a measure, and their data."""
+"""What several experiments share: objectives, a measure, their data, and tables."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from tlcourse.data import LabelledImages, cifar10, digits, few_per_class, mnist
-from tlcourse.experiments._engine.experiment import Settings
+from tlcourse.distillation import distillation_loss
+from tlcourse.experiments._engine.experiment import Row, Settings
 from tlcourse.metrics import accuracy
 
 
@@ -17,6 +19,12 @@ def cross_entropy(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
     """Return the cross-entropy of the model's logits with the labels."""
     inputs, labels = batch
     return F.cross_entropy(model(inputs), labels)
+
+
+def distilled(z: Tensor, v: Tensor, labels: Tensor, settings: Settings) -> Tensor:
+    """Return the distillation loss of logits z (N, K), the teacher's v (N, K), and the labels."""
+    T, alpha = settings["temperature"], settings["alpha"]
+    return distillation_loss(z, v, labels, temperature=T, alpha=alpha)
 
 
 def per_cent(model: nn.Module, test: TensorDataset) -> float:
@@ -56,3 +64,19 @@ def say_if_other(what: str, found: str, named: str) -> None:
             f"result, {named}; the numbers will differ a little.",
             stacklevel=3,
         )
+
+
+def rows(
+    labels: Mapping[str, str],
+    figures: Sequence[float | None] | None = None,
+    *,
+    key: str = "{}",
+    label: str = "{}",
+) -> tuple[Row, ...]:
+    """Return a row for each label by key, with the source's figures in that order.
+
+    ``key`` and ``label`` say what stands around each, such as ``"{}, 5 a class"``.
+    """
+    papers = [None] * len(labels) if figures is None else figures
+    pairs = zip(labels.items(), papers, strict=True)
+    return tuple(Row(key.format(k), label.format(text), paper) for (k, text), paper in pairs)

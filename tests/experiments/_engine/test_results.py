@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from tlcourse.experiments import EXPERIMENTS, load_result, results_dir
-from tlcourse.experiments._engine.results import file_name, write_json
+from tlcourse.experiments._engine.results import OF_A_RUN, file_name, write_json
 
 RECORD = {
     "title": "Tiny",
     "profile": "full",
     "seeds": [0, 1, 2],
+    "runs": [],
     "rows": [
         {"key": "plain", "label": "alone", "unit": "%", "values": [3.0, 4.0, 5.0], "paper": 4.5},
         {"key": "bias", "label": "raised by", "unit": "logits", "values": [1, 1, 1], "paper": None},
@@ -45,6 +46,50 @@ def test_rows_and_their_intervals(tmp_path):
     assert (found.mean, found.n) == (4.0, 3)
     assert found.margin == pytest.approx(4.302653 / math.sqrt(3))  # Student's t with 2 degrees
     assert result.record == RECORD
+
+
+RUN = {
+    "seeds": [0],
+    "date": "2026-03-01",
+    "seconds": 10.0,
+    "resumed": False,
+    "hardware": "CPU",
+    "processes": 1,
+    "versions": {"torch": "2.3.0"},
+    "commits": ["0123456789ab"],
+}
+
+
+def test_a_file_from_before_seeds_were_recorded_apart_is_one_run_of_them_all(tmp_path):
+    of_old = {key: RUN[key] for key in ("date", "resumed", "hardware", "versions")}
+    old = {key: RECORD[key] for key in RECORD if key != "runs"} | of_old
+    write(tmp_path, old | {"wall_seconds": 30.5, "commits": ["a", "b"]})
+    result = load_result("tiny", folder=tmp_path)
+    assert result["plain"].values == (3.0, 4.0, 5.0)
+    (made,) = result.record["runs"]
+    assert made == of_old | {"seeds": [0, 1, 2], "seconds": 30.5, "commits": ["a", "b"]}
+    assert not {*of_old, "wall_seconds", "commits"} & set(result.record)
+    assert result.origin == "3 seeds, 30 s on CPU, torch 2.3.0, 2026-03-01"
+
+
+def test_the_origin_sums_what_the_runs_say(tmp_path):
+    late = {"seconds": 120.0, "date": "2026-03-04", "hardware": "GPU"}
+    runs = [RUN | late, RUN, RUN | {"date": "2026-03-02"}]
+    write(tmp_path, RECORD | {"runs": runs})
+    assert load_result("tiny", folder=tmp_path).origin == (
+        "3 seeds, 2 minutes on GPU and CPU, torch 2.3.0, 2026-03-01 to 2026-03-04"
+    )
+    one = {"seeds": [0], "runs": [RUN], "rows": [RECORD["rows"][0] | {"values": [1.0]}]}
+    write(tmp_path, one)
+    assert load_result("tiny", folder=tmp_path).origin.startswith("1 seed, 10 s on CPU, ")
+
+
+def test_home_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    write(tmp_path)
+    for folder in ("~", Path("~")):
+        assert load_result("tiny", folder=folder).record["title"] == "Tiny"
 
 
 def test_differences_are_taken_seed_by_seed(tmp_path):
@@ -201,8 +246,11 @@ def test_a_recorded_result_is_what_it_says(path):
     assert len(record["seeds"]) >= 3
     assert all(math.isfinite(v) for row in result.rows.values() for v in row.values)
     assert record["data"]
-    assert record["hardware"]
-    assert record["commits"]
-    assert record["wall_seconds"] > 0
-    assert record["versions"]["torch"]
+    for made in result.record["runs"]:
+        assert set(OF_A_RUN) - {"processes"} <= set(made)
+        assert set(made["seeds"]) <= set(record["seeds"])
+        assert made["commits"]
+        assert made["seconds"] > 0
+    assert {seed for made in result.record["runs"] for seed in made["seeds"]} == {*record["seeds"]}
+    assert result.origin.startswith(f"{len(record['seeds'])} seeds, ")
     assert str(Path.home()) not in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import platform
 import subprocess
@@ -22,6 +23,7 @@ from tlcourse.data import LabelledImages
 from tlcourse.experiments import Experiment, Row, get, load_result, results_dir, run
 from tlcourse.experiments._engine import experiment as experiment_module
 from tlcourse.experiments._engine import runner as runner_module
+from tlcourse.experiments._engine.results import OF_A_RUN
 from tlcourse.training import fit
 
 commit = runner_module._commit
@@ -195,19 +197,41 @@ def test_changed_settings_or_data_start_anew(tmp_path):
     assert not ran(tiny, tmp_path)
 
 
-def test_changed_source_starts_anew(tmp_path, monkeypatch):
+def test_changed_code_starts_anew(tmp_path, monkeypatch):
+    """A mended loss is not answered with the numbers of the old one."""
+    tiny, real = Tiny(), runner_module.code_of
+    assert ran(tiny, tmp_path)
+    assert not ran(tiny, tmp_path)
+    assert "tlcourse.training.loop" in real(tiny.run_seed.__module__)  # by which it is trained
+    mended = {"tlcourse.training.loop": "another"}
+    monkeypatch.setattr(runner_module, "code_of", lambda *a, **how: real(*a, **how) | mended)
+    assert ran(tiny, tmp_path)
+    assert not ran(tiny, tmp_path)
+
+
+def test_the_code_of_what_an_experiment_uses_counts_and_the_engine_does_not():
+    code = set(runner_module._code(get("at-cifar10")))
+    assert {"tlcourse.matching.attention", "tlcourse.distillation.loss", "tlcourse.metrics"} < code
+    assert {"tlcourse.models.wide_resnet", "tlcourse.data.augment"} < code
+    assert not {name for name in code if "_engine" in name}
+    assert not {"tlcourse.matching.jacobian", "tlcourse.plotting", "tlcourse.cli"} & code
+
+
+def test_where_the_code_cannot_be_compared_every_run_starts_anew(tmp_path):
+    """Such as in a notebook, and where a definition is bound to arguments of anywhere."""
     tiny = Tiny()
-    assert ran(tiny, tmp_path)
-    source = runner_module.inspect.getsource
-    monkeypatch.setattr(runner_module.inspect, "getsource", lambda thing: source(thing) + "#")
-    assert ran(tiny, tmp_path)
-
-
-def test_the_source_of_what_an_experiment_shares_counts():
-    """An edit of the shared training of selective-joint must not find old seeds of its sister."""
-    module = sys.modules[get("selective-joint-why").run_seed.__module__]
-    names = [m.__name__.rpartition(".")[2] for m in runner_module._with_imported(module)]
-    assert names == ["_shared", "selective_joint", "selective_joint_why"]
+    bound = dataclasses.replace(tiny.experiment, run_seed=functools.partial(tiny.run_seed))
+    of_notebook = types.FunctionType(
+        (lambda data, settings, seed, folder: tiny.run_seed(data, settings, seed, folder)).__code__,
+        {"__name__": "no_file", "tiny": tiny},
+        closure=(types.CellType(tiny),),
+    )
+    in_notebook = dataclasses.replace(tiny.experiment, run_seed=of_notebook)
+    for experiment in (bound, in_notebook):
+        for _ in range(2):
+            tiny.events.clear()
+            go(experiment, tmp_path, seeds=[0])
+            assert "seed 0" in tiny.events
 
 
 def test_fresh_forgets(tmp_path):
@@ -222,7 +246,7 @@ def test_fresh_forgets(tmp_path):
     tiny.events.clear()
     result = go(tiny.experiment, tmp_path, seeds=[1], fresh=True)
     assert tiny.events.count("step of 1") == EPOCHS * STEPS
-    assert result.record["resumed"] is False
+    assert result.record["runs"][-1]["resumed"] is False
 
 
 @pytest.mark.parametrize(
@@ -350,20 +374,35 @@ def test_the_file_says_how_it_was_made(tmp_path):
         "settings": SETTINGS,
         "seeds": [0, 1],
         "data": {"train": tiny.load(SETTINGS)["train"].fingerprint()},
-        "resumed": False,
-        "hardware": runner_module._hardware(),
     }
     assert {key: record[key] for key in asked} == asked
-    assert record["versions"]["python"] == platform.python_version()
-    assert record["versions"]["torch"] == version("torch")
-    assert set(record["versions"]) > {"torchvision", "accelerate", "numpy"}
     assert [row["unit"] for row in record["rows"]] == ["test error, %", "1"]
     assert [row["paper"] for row in record["rows"]] == [1.5, None]
     assert all(len(row["values"]) == 2 for row in record["rows"])
     assert record["rows"][1]["values"][0] != record["rows"][1]["values"][1]
-    assert record["wall_seconds"] >= 0
-    assert record["commits"] == ["0123456789ab"]
-    assert len(record["date"].split("-")) == 3
+    assert [made["seeds"] for made in record["runs"]] == [[0], [1]]
+    for made in record["runs"]:
+        assert tuple(made) == OF_A_RUN
+        assert made["hardware"] == runner_module._hardware()
+        assert made["processes"] == 1
+        assert made["resumed"] is False
+        assert made["commits"] == ["0123456789ab"]
+        assert made["versions"]["python"] == platform.python_version()
+        assert made["versions"]["torch"] == version("torch")
+        assert set(made["versions"]) > {"torchvision", "accelerate", "numpy"}
+        assert 0 <= made["seconds"] < 600
+        assert len(made["date"].split("-")) == 3
+
+
+def test_the_file_says_of_each_seed_when_and_where_it_was_run(tmp_path, monkeypatch):
+    """Though its numbers are found again later, at another commit and on another machine."""
+    go(Tiny().experiment, tmp_path, seeds=[0])
+    monkeypatch.setattr(runner_module, "_commit", lambda: "fedcba987654")
+    monkeypatch.setattr(runner_module, "_hardware", lambda: "another machine")
+    first, second = go(Tiny().experiment, tmp_path).record["runs"]
+    assert (first["seeds"], first["commits"]) == ([0], ["0123456789ab"])
+    assert (second["seeds"], second["commits"]) == ([1], ["fedcba987654"])
+    assert first["hardware"] != second["hardware"] == "another machine"
 
 
 def test_a_run_that_was_interrupted_is_marked(tmp_path):
@@ -372,7 +411,68 @@ def test_a_run_that_was_interrupted_is_marked(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         go(tiny.experiment, tmp_path)
     tiny.interrupt_at = None
-    assert go(tiny.experiment, tmp_path).record["resumed"] is True
+    runs = go(tiny.experiment, tmp_path).record["runs"]
+    assert [made["resumed"] for made in runs] == [True, False]
+
+
+def test_a_run_that_was_killed_before_it_had_kept_anything_is_not(tmp_path):
+    tiny = Tiny()
+    tiny.interrupt_at = 1  # its folder is there, a checkpoint is not
+    with pytest.raises(KeyboardInterrupt):
+        go(tiny.experiment, tmp_path)
+    tiny.interrupt_at = None
+    runs = go(tiny.experiment, tmp_path).record["runs"]
+    assert [made["resumed"] for made in runs] == [False, False]
+
+
+# --- a result file that is there ------------------------------------------------------------------
+
+
+def test_other_seeds_of_the_file_stay_in_it(tmp_path):
+    tiny = Tiny()
+    whole = go(tiny.experiment, tmp_path / "whole", seeds=[0, 2, 3])
+    for seed in (3, 0, 2):
+        found = go(tiny.experiment, tmp_path / "parts", seeds=[seed])
+    assert found.record["seeds"] == [0, 2, 3]
+    assert values(found) == values(whole)
+    assert [made["seeds"] for made in found.record["runs"]] == [[3], [0], [2]]
+
+
+def test_a_run_of_all_seeds_of_the_file_replaces_it(tmp_path):
+    go(Tiny().experiment, tmp_path, seeds=[0])
+    other = Tiny(settings={"quick": SETTINGS | {"rate": 0.4}}).experiment
+    found = go(other, tmp_path)
+    assert found.record["settings"]["rate"] == 0.4
+    assert [made["seeds"] for made in found.record["runs"]] == [[0], [1]]
+
+
+def test_what_would_lose_seeds_is_refused_before_the_work(tmp_path):
+    go(Tiny().experiment, tmp_path)
+    path = tmp_path / "tiny-quick.json"
+    before = path.read_bytes()
+    tiny = Tiny(settings={"quick": SETTINGS | {"rate": 0.4}})
+    with pytest.raises(ValueError, match="settings, 'rate', is 0.4, not 0.5.* of seed 1: .*--out"):
+        go(tiny.experiment, tmp_path, seeds=[0])
+    assert tiny.events == ["load"]
+    assert path.read_bytes() == before
+
+
+def test_other_numbers_of_the_same_seed_are_refused_after_that_seed(tmp_path):
+    """The loss was mended, say: seeds of before and after do not go into one file."""
+    go(returning({"error": 1.0, "weight": 2.0}), tmp_path)
+    path = tmp_path / "tiny-quick.json"
+    before = path.read_bytes()
+    seen = []
+
+    def run_seed(data, settings, seed, folder):
+        seen.append(seed)
+        return {"error": 1.0, "weight": 3.0}
+
+    mended = Tiny(run_seed=run_seed).experiment
+    with pytest.raises(ValueError, match="Seed 1 has two values of 'weight': 2.0 in .*, 3.0 in"):
+        go(mended, tmp_path, seeds=[1, 7], fresh=True)
+    assert seen == [1]
+    assert path.read_bytes() == before
 
 
 def test_the_hardware(monkeypatch):

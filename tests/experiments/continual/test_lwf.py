@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 
+import accelerate
 import pytest
 import torch
 import torch.nn.functional as F
@@ -113,6 +115,17 @@ def test_the_joint_loss_has_half_of_each():
     old_x, old_y = OLD[torch.randint(12, (4,), generator=generator)]
     expected = F.cross_entropy(net(batch[0], 1), batch[1]) + F.cross_entropy(net(old_x, 0), old_y)
     torch.testing.assert_close(module._joint(OLD, 7)(net, batch), expected)
+
+
+def test_each_process_draws_its_own_old_images(monkeypatch):
+    net = LearningWithoutForgetting(module.glyph_network(progress=False))
+    net.new_task(NEW, 3)
+    losses = []
+    for index in range(3):
+        process = types.SimpleNamespace(process_index=index)
+        monkeypatch.setattr(accelerate, "PartialState", lambda process=process: process)
+        losses.append(float(module._joint(OLD, 7)(net, NEW[[0, 1]])))
+    assert len(set(losses)) == 3
 
 
 def test_the_lfl_objective_holds_features_and_not_answers():

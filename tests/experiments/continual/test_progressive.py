@@ -12,6 +12,7 @@ from tlcourse.data import LabelledImages
 from tlcourse.experiments import get
 from tlcourse.experiments._engine.results import load_result
 from tlcourse.experiments._engine.runner import run
+from tlcourse.experiments.continual import _parts as parts
 from tlcourse.experiments.continual import progressive as module
 from tlcourse.metrics import interval
 
@@ -44,7 +45,7 @@ DATA = {
 @pytest.fixture
 def fits(monkeypatch):
     """Return a record of every training: the network before and after, and its data."""
-    done, real = [], module.fit
+    done, real = [], parts.fit
 
     def spy(net, objective, data, **how):
         before = {name: t.clone() for name, t in net.state_dict().items()}
@@ -52,7 +53,7 @@ def fits(monkeypatch):
         done.append((before, {name: t.clone() for name, t in net.state_dict().items()}, data))
         return history
 
-    monkeypatch.setattr(module, "fit", spy)
+    monkeypatch.setattr(parts, "fit", spy)
     return done
 
 
@@ -119,15 +120,15 @@ def test_scores_are_areas_relative_to_baseline_1(tmp_path, monkeypatch):
 
 def test_the_old_column_is_read_with_its_own_output(tmp_path, monkeypatch):
     """Without training on the target, both read letters as the source column does."""
-    real = module._fit
+    real = module.train
 
-    def only_sources(net, data, settings, seed, epochs, batch_size, test=None):
-        if epochs == "source_epochs":
-            return real(net, data, settings, seed, epochs, batch_size)
+    def only_sources(net, *arguments, **how):
+        if how.get("epochs") == "source_epochs":
+            return real(net, *arguments, **how)
         net.eval()
         return [{"accuracy": 0.5}]
 
-    monkeypatch.setattr(module, "_fit", only_sources)
+    monkeypatch.setattr(module, "train", only_sources)
     found = module.run_seed(DATA, TINY | {"source_epochs": 3}, 0, tmp_path)
     assert found["finetuned-old"] == found["progressive-old"]
 

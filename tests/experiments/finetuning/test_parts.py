@@ -49,7 +49,7 @@ def test_a_killed_run_ends_in_the_same_numbers(name, tmp_path, monkeypatch, tiny
     assert set(calls[:3]) <= kept
     monkeypatch.setattr(parts, "fit", real)
     resumed = run(tiny(name), profile="quick", seeds=[3], out=tmp_path / "b", say=lambda _: None)
-    assert resumed.record["resumed"]
+    assert resumed.record["runs"][0]["resumed"]
     assert {k: row.values for k, row in resumed.rows.items()} == {
         k: row.values for k, row in undisturbed.rows.items()
     }

@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tlcourse.data import LabelledImages
 from tlcourse.experiments import get, load_result, run
+from tlcourse.experiments.matching import _side_by_side as sides
 from tlcourse.experiments.matching import at as module
+from tlcourse.experiments.matching._side_by_side import LAYERS, Network, Students
 from tlcourse.experiments.matching.at import (
     AT_CIFAR10,
     AT_CIFAR10_NIN,
     AT_DIGITS,
     CIFAR_QUICK,
     DIGITS,
-    LAYERS,
-    Network,
-    Students,
 )
 from tlcourse.matching import attention_transfer_loss, capture
 from tlcourse.metrics import interval
@@ -153,15 +153,26 @@ def test_students_start_alike_and_share_nothing(cifar):
     torch.manual_seed(0)
     teacher = Network("WRN-16-2", cifar["train"], TINY_CIFAR)
     first = Network("WRN-16-1", cifar["train"], TINY_CIFAR)
-    students = Students(first, teacher, ["student", "at", "act"], TINY_CIFAR)
+    students = Students(first, teacher, ["student", "at", "act"])
     states = [net.state_dict() for net in students.nets.values()]
     for name, tensor in states[0].items():
         assert all(torch.equal(tensor, state[name]) for state in states)
     pointers = [p.data_ptr() for p in students.nets.parameters()]
     assert len(set(pointers)) == len(pointers)
     assert [tuple(a.weight.shape[:2]) for a in students.adapters] == [(32, 16), (64, 32), (128, 64)]
-    same = Students(first, Network("WRN-40-1", cifar["train"], TINY_CIFAR), ["act"], TINY_CIFAR)
+    same = Students(first, Network("WRN-40-1", cifar["train"], TINY_CIFAR), ["act"])
     assert all(isinstance(a, torch.nn.Identity) for a in same.adapters)
+
+
+def test_adapters_are_there_where_they_are_trained(cifar):
+    """Weights that no loss asks for would be drawn, shared and kept in vain."""
+    teacher, first = (Network(f"WRN-16-{k}", cifar["train"], TINY_CIFAR) for k in (2, 1))
+    state = torch.get_rng_state()
+    students = Students(first, teacher, ["student", "kd", "at"])
+    assert torch.equal(torch.get_rng_state(), state)
+    objective = sides.side_by_side(teacher.eval(), TINY_CIFAR, 1)
+    objective(students, cifar["train"].tensors).backward()
+    assert all(p.grad is not None for p in students.parameters())
 
 
 def test_side_by_side_each_student_gets_its_own_gradient(cifar):
@@ -173,8 +184,8 @@ def test_side_by_side_each_student_gets_its_own_gradient(cifar):
     batch = cifar["train"].tensors
     gradients = []
     for ways in (["student", "at", "act", "kd", "at+kd"], ["at"]):
-        students = Students(first, teacher, ways, settings).train()
-        module.side_by_side(teacher, settings, 10)(students, batch).backward()
+        students = Students(first, teacher, ways).train()
+        sides.side_by_side(teacher, settings, 10)(students, batch).backward()
         gradients.append([p.grad.clone() for p in students.nets["at"].parameters()])
         assert int(students.step) == 1
     for together, alone in zip(*gradients, strict=True):
@@ -189,13 +200,36 @@ def test_what_decays_falls_from_one_in_a_straight_line(cifar, monkeypatch):
         seen.append(left)
         return F.cross_entropy(z, labels)
 
-    monkeypatch.setattr(module, "loss_of", loss_of)
+    monkeypatch.setattr(sides, "loss_of", loss_of)
     teacher = Network("WRN-16-2", cifar["train"], TINY_CIFAR).eval()
-    students = Students(Network("WRN-16-1", cifar["train"], TINY_CIFAR), teacher, ["at+kd"], {})
-    objective = module.side_by_side(teacher, TINY_CIFAR, steps=4)
+    students = Students(Network("WRN-16-1", cifar["train"], TINY_CIFAR), teacher, ["at+kd"])
+    objective = sides.side_by_side(teacher, TINY_CIFAR, steps=4)
     for _ in range(4):
         objective(students, cifar["train"].tensors)
     assert seen == [1.0, 0.75, 0.5, 0.25]
+    assert int(students.step) == 4
+    again = sides.side_by_side(teacher, TINY_CIFAR, steps=8)  # as a resumed run makes it
+    again(students, cifar["train"].tensors)
+    assert seen[4:] == [0.5]
+
+
+def test_the_steps_are_read_from_the_students_once(cifar):
+    """Each reading waits for the device."""
+    teacher = Network("WRN-16-2", cifar["train"], TINY_CIFAR).eval()
+    students = Students(Network("WRN-16-1", cifar["train"], TINY_CIFAR), teacher, ["student"])
+    objective = sides.side_by_side(teacher, TINY_CIFAR, steps=4)
+
+    class Reads(TorchDispatchMode):
+        n = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.n += function is torch.ops.aten._local_scalar_dense.default
+            return function(*args, **(kwargs or {}))
+
+    with Reads() as reads:
+        for _ in range(4):
+            objective(students, cifar["train"].tensors)
+    assert reads.n == 1
 
 
 def test_the_losses_of_the_ways():
@@ -204,7 +238,7 @@ def test_the_losses_of_the_ways():
     A_S, A_T = ([torch.rand(4, 2, s, s) for s in (8, 4)] for _ in "ST")
 
     def loss(way, left=1.0):
-        return module.loss_of(way, z, A_S, labels, v, A_T, DIGITS, left)
+        return sides.loss_of(way, z, A_S, labels, v, A_T, DIGITS, left)
 
     hard = F.cross_entropy(z, labels)
     code = attention_transfer_loss(A_S, A_T, beta=DIGITS["beta"], mode="code")

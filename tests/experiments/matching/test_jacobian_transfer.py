@@ -93,7 +93,7 @@ def test_a_killed_run_ends_in_the_same_numbers(teacher, tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / "other").rglob("*.safetensors")} == {calls[0]}
     assert len(set(calls)) == 2
     resumed = run(tiny(), profile="quick", seeds=[3], out=tmp_path / "b", say=lambda _: None)
-    assert resumed.record["resumed"]
+    assert resumed.record["runs"][0]["resumed"]
     assert values(resumed) == values(undisturbed)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from tlcourse.data import LabelledImages
 from tlcourse.experiments import get, load_result, run
+from tlcourse.experiments.multitask import _parts as parts
 from tlcourse.experiments.multitask import selective_joint as module
 from tlcourse.metrics import interval
 from tlcourse.models import SmallResNet
@@ -71,7 +72,7 @@ def test_a_killed_run_ends_in_the_same_numbers(tmp_path, monkeypatch):
     experiment = tiny("selective-joint")
     undisturbed = run(experiment, profile="quick", seeds=[3], out=tmp_path / "a", say=lambda _: 0)
     monkeypatch.setenv("TLCOURSE_CACHE", str(tmp_path / "other"))
-    real, calls = module.fit, []
+    real, calls = parts.fit, []
 
     def killed(*arguments, **how):
         calls.append(how["checkpoint"].name)
@@ -79,7 +80,7 @@ def test_a_killed_run_ends_in_the_same_numbers(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments, **how)
 
-    monkeypatch.setattr(module, "fit", killed)
+    monkeypatch.setattr(parts, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
         run(
             experiment,
@@ -88,9 +89,9 @@ def test_a_killed_run_ends_in_the_same_numbers(tmp_path, monkeypatch):
             out=tmp_path / "b",
             say=lambda _: None,
         )
-    monkeypatch.setattr(module, "fit", real)
+    monkeypatch.setattr(parts, "fit", real)
     resumed = run(experiment, profile="quick", seeds=[3], out=tmp_path / "b", say=lambda _: None)
-    assert resumed.record["resumed"]
+    assert resumed.record["runs"][0]["resumed"]
     assert {k: row.values for k, row in resumed.rows.items()} == {
         k: row.values for k, row in undisturbed.rows.items()
     }
@@ -98,9 +99,9 @@ def test_a_killed_run_ends_in_the_same_numbers(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_training_has_a_checkpoint_of_its_own(name, tmp_path, monkeypatch):
-    files, real = [], module.fit
+    files, real = [], parts.fit
     monkeypatch.setattr(
-        module, "fit", lambda *a, **how: files.append(how["checkpoint"]) or real(*a, **how)
+        parts, "fit", lambda *a, **how: files.append(how["checkpoint"]) or real(*a, **how)
     )
     experiment = tiny(name)
     experiment.run_seed(experiment.load({}), experiment.settings["quick"], 0, tmp_path)
@@ -167,8 +168,8 @@ def test_joint_rows_start_with_the_source_network_s_head(rows, source_heads):
 
 def test_rounds_change_nothing_for_a_row_that_retrieves_nothing(tmp_path):
     """One cosine over all rounds, one optimizer: only the order of the samples is another."""
-    parts = [module._part_of_cosine(i, 4, t) for i in range(4) for t in (0.0, 0.5)]
-    assert parts == [module.cosine_decay(i / 8) for i in range(8)]
+    of_cosine = [parts._part_of_cosine(i, 4, t) for i in range(4) for t in (0.0, 0.5)]
+    assert of_cosine == [parts.cosine_decay(i / 8) for i in range(8)]
 
 
 def test_classes_of_cifar10_are_divided_between_source_and_target():
@@ -218,7 +219,7 @@ def test_the_fused_are_the_two_banks_and_a_validation_set_doubles_the_target(tmp
 
 
 def test_every_row_takes_as_many_steps(tmp_path, monkeypatch):
-    steps, real = {}, module.fit
+    steps, real = {}, parts.fit
 
     def fit(model, objective, on, *, epochs, batch_size, checkpoint, **how):
         name = checkpoint.stem.rpartition("-")[0]
@@ -226,7 +227,7 @@ def test_every_row_takes_as_many_steps(tmp_path, monkeypatch):
         how |= {"epochs": epochs, "batch_size": batch_size, "checkpoint": checkpoint}
         return real(model, objective, on, **how)
 
-    monkeypatch.setattr(module, "fit", fit)
+    monkeypatch.setattr(parts, "fit", fit)
     experiment = tiny("selective-joint")
     settings = SELECTIVE | {"batch_size": 3}
     experiment.run_seed(experiment.load({}), settings, 0, tmp_path)

@@ -50,7 +50,7 @@ def test_a_killed_run_ends_in_the_same_numbers(tmp_path, monkeypatch):
         run(tiny(), profile="quick", seeds=[3], out=tmp_path / "b", say=lambda _: None)
     monkeypatch.setattr(module, "fit", real)
     resumed = run(tiny(), profile="quick", seeds=[3], out=tmp_path / "b", say=lambda _: None)
-    assert resumed.record["resumed"]
+    assert resumed.record["runs"][0]["resumed"]
     assert {k: row.values for k, row in resumed.rows.items()} == {
         k: row.values for k, row in undisturbed.rows.items()
     }

@@ -1,20 +1,41 @@
-"""Result files: one JSON file per recorded experiment, read by chapters and tables."""
+"""Result files: one JSON file per recorded experiment, read by chapters and tables.
+
+A file holds, under these keys:
+
+- ``experiment``, ``title``, ``chapter``, ``profile``, ``better``, ``source``: what it is of;
+- ``settings``, and ``data``: all that the numbers depend on beside the seed, the data sets as
+  fingerprints by name;
+- ``seeds``: the seeds that were run;
+- ``rows``: the table, with ``key``, ``label``, ``unit``, the source's figure ``paper`` or null, and
+  ``values``, one for each of the ``seeds`` in their order;
+- ``runs``: how the numbers came about, an entry for each run of one seed or of several together:
+  ``seeds``, ``date`` (UTC), ``seconds`` (of the last part alone, if it was interrupted),
+  ``resumed`` (whether it went on from a checkpoint), ``hardware``, ``processes``, ``versions`` and
+  ``commits`` (with ``+changes`` where the files differed from the commit).
+
+Files from before seeds were recorded apart have no ``runs``, but the keys of one such entry at the
+top, ``wall_seconds`` for ``seconds``. They are read as one run of all their seeds: which of several
+commits a seed is of, and when each was run, is not known.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlcourse._checks import check_choice, near
-from tlcourse._files import writing
+from tlcourse._files import expand, writing
 from tlcourse.metrics import Interval, interval
 from tlcourse.settings import PROFILES
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+OF_A_RUN = ("seeds", "date", "seconds", "resumed", "hardware", "processes", "versions", "commits")
 
 
 @dataclass(frozen=True)
@@ -52,8 +73,8 @@ class Result:
     rows
         The table by row key, in order.
     record
-        Everything that the file holds: settings, seeds, versions, hardware, data fingerprints,
-        commit and wall time among it.
+        Everything that the file holds: settings, seeds, data fingerprints and runs among it; the
+        head of this module names all.
     """
 
     rows: Mapping[str, ResultRow]
@@ -66,6 +87,18 @@ class Result:
                 f"no row {key!r}; there are {', '.join(self.rows)}.{near(key, self.rows)}"
             )
         return self.rows[key]
+
+    @property
+    def origin(self) -> str:
+        """How the numbers came about, in a line: seeds, time, hardware, version of torch, dates."""
+        runs, n = self.record["runs"], len(self.record["seeds"])
+        seconds = sum(made["seconds"] for made in runs)
+        time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+        hardware = _each_once(made["hardware"] for made in runs)
+        torch = _each_once(made["versions"]["torch"] for made in runs)
+        dates = sorted(made["date"] for made in runs)
+        when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+        return f"{n} seed{'s' * (n > 1)}, {time} on {hardware}, torch {torch}, {when}"
 
     def differences(self, key: str, other: str) -> tuple[float, ...]:
         """Return one row minus another, seed by seed.
@@ -101,6 +134,10 @@ class Result:
         return pd.DataFrame(table).set_index("")
 
 
+def _each_once(texts: Iterable[str]) -> str:
+    return " and ".join(dict.fromkeys(texts))
+
+
 def results_dir() -> Path:
     """Return the folder of the recorded results.
 
@@ -116,7 +153,7 @@ def file_name(name: str, profile: str) -> str:
     return f"{name}.json" if profile == "full" else f"{name}-{profile}.json"
 
 
-def load_result(name: str, *, profile: str = "full", folder: Path | None = None) -> Result:
+def load_result(name: str, *, profile: str = "full", folder: str | Path | None = None) -> Result:
     """Read a recorded result.
 
     Parameters
@@ -126,7 +163,7 @@ def load_result(name: str, *, profile: str = "full", folder: Path | None = None)
     profile
         ``"full"``, the one that is recorded, or ``"quick"``.
     folder
-        Where to look; by default the results that come with the course.
+        Where to look; by default the results that come with the course. ``~`` is the home folder.
 
     Raises
     ------
@@ -136,7 +173,31 @@ def load_result(name: str, *, profile: str = "full", folder: Path | None = None)
         If the profile is unknown, or the file is no result file.
     """
     check_choice("profile", profile, PROFILES)
-    path = (folder or results_dir()) / file_name(name, profile)
+    place = results_dir() if folder is None else expand(folder, "folder")
+    path = place / file_name(name, profile)
+    command = f"`tlcourse run {name} --profile {profile}`"
+    try:
+        return read_result(path)
+    except FileNotFoundError:
+        known = [p.stem for p in path.parent.glob("*.json")]
+        raise FileNotFoundError(
+            f"No recorded result {path.name} in {path.parent}.{near(path.stem, known)} "
+            f"{command} writes it."
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{error} {command} writes it anew.") from error
+
+
+def read_result(path: Path) -> Result:
+    """Read a result file of any name.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is not there.
+    ValueError
+        If it is no result file.
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         seeds = list(record["seeds"])
@@ -147,18 +208,15 @@ def load_result(name: str, *, profile: str = "full", folder: Path | None = None)
             for row in record["rows"]
         }
     except FileNotFoundError:
-        known = [p.stem for p in path.parent.glob("*.json")]
-        raise FileNotFoundError(
-            f"No recorded result {path.name} in {path.parent}.{near(path.stem, known)} "
-            f"`tlcourse run {name} --profile {profile}` writes it."
-        ) from None
+        raise FileNotFoundError(f"There is no result file {path}.") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not a result file ({type(error).__name__}: {error}). "
-            f"`tlcourse run {name} --profile {profile}` writes it anew."
-        ) from error
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is not a result file ({what}).") from error
     if any(len(row.values) != len(seeds) for row in rows.values()):
         raise ValueError(f"{path}: a row has not one value for each of the seeds {seeds}.")
+    if "runs" not in record:
+        made = {key: record.pop(key) for key in OF_A_RUN[1:] if key in record}
+        record["runs"] = [{"seeds": seeds, "seconds": record.pop("wall_seconds", None)} | made]
     return Result(rows, record)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import inspect
 import json
@@ -15,16 +16,27 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tlcourse._checks import check_choice, check_int
-from tlcourse.experiments._engine.experiment import Experiment
-from tlcourse.experiments._engine.results import Result, file_name, load_result, write_json
+from tlcourse._code import code_of
+from tlcourse._files import expand
+from tlcourse.experiments._engine.experiment import Experiment, Settings
+from tlcourse.experiments._engine.merge import with_others
+from tlcourse.experiments._engine.results import (
+    OF_A_RUN,
+    Result,
+    file_name,
+    load_result,
+    write_json,
+)
 from tlcourse.settings import PROFILES, cache_dir, current_profile, seed_everything
 
+if TYPE_CHECKING:
+    from accelerate import PartialState
+ENGINE = "tlcourse.experiments._engine"  # it keeps the numbers and does not change them
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "scikit-learn")
 
 
@@ -33,15 +45,21 @@ def run(
     *,
     profile: str | None = None,
     seeds: Sequence[int] | None = None,
-    out: Path,
+    out: str | Path,
     fresh: bool = False,
     say: Callable[[str], None] = print,
 ) -> Result:
     """Run an experiment and write its result file.
 
     Every seed's numbers are kept as soon as it is done, and the seeds' own checkpoints within it,
-    under the cache folder. They are found again under a key of the experiment's source, settings
-    and data: after an interruption the same call goes on, after a change it starts anew.
+    under the cache folder. They are found again under a key of the experiment's code, with all of
+    `tlcourse` that it imports, its settings and data: after an interruption the same call goes on,
+    after a change it starts anew. What is defined in a notebook or at a prompt has no file that
+    could be compared, and always starts anew.
+
+    Seeds that the result file has from before and that are not run now stay in it.
+
+    Started in several processes, the first one decides, says and writes, for all.
 
     Parameters
     ----------
@@ -52,7 +70,7 @@ def run(
     seeds
         Which seeds; by default those that the experiment names.
     out
-        The folder of the result file.
+        The folder of the result file; ``~`` is the home folder.
     fresh
         Whether to forget what an earlier run of the same key left.
     say
@@ -66,7 +84,9 @@ def run(
     Raises
     ------
     TypeError, ValueError
-        If the profile or a seed is wrong, or a run returns other rows than its table has.
+        If the profile or a seed is wrong, a run returns other rows than its table has, or the
+        result file has seeds that are not run now and do not go with this run: of other settings or
+        data, or with other numbers for a seed that both have.
     OSError
         If a file cannot be written. The seeds that are done remain.
     """
@@ -79,75 +99,107 @@ def run(
         check_int("seed", seed, low=0, high=2**32 - 1)
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be one or more different integers, got {seeds}.")
+    path = expand(out, "out") / file_name(experiment.name, profile)
 
     processes = PartialState()
-    if processes.is_main_process:
-        _make_folder(out)  # a bad folder fails now, not after the last seed
+    first = functools.partial(_first_for_all, processes)
+
+    def tell(line: str) -> None:
+        if processes.is_main_process:
+            say(f"{experiment.name} ({profile}): {line}")
+
+    first(_make_folder, path.parent)  # a bad folder fails now, not after the last seed
     settings = dict(experiment.settings_for(profile))
-    say(f"{experiment.name} ({profile}): loading data")
+    tell("loading data")
     if "schedule" in settings:
-        say(f"{experiment.name} ({profile}): {settings['schedule']}")
+        tell(settings["schedule"])
     data = experiment.load(settings)
     fingerprints = {name: dataset.fingerprint() for name, dataset in data.items()}
-    key = _key(experiment, settings, fingerprints)
+    code = _code(experiment)
+    key = _key(code, settings, fingerprints)
     folder = cache_dir() / "runs" / f"{experiment.name}-{profile}-{key}"
-    if fresh and processes.is_main_process:
-        shutil.rmtree(folder, ignore_errors=True)
-    processes.wait_for_everyone()
+    if fresh or code is None:
+        first(shutil.rmtree, folder, ignore_errors=True)
 
-    commit = _commit()  # of the code that was loaded, whatever happens to the files during the run
-    kept = []
+    made = _made(processes.num_processes)  # now: the files may change during the run
+    kept: dict[int, dict[str, Any]] = {}
+
+    def record() -> Mapping[str, Any]:
+        """Return what the result file is to hold, as far as it is known."""
+        return with_others(_record(experiment, profile, settings, fingerprints, kept), path, seeds)
+
+    first(record)  # what does not go with the file from before is said now, and after every seed
     for seed in seeds:
-        file = folder / f"seed-{seed}.json"
-        found = _kept(file, experiment)
-        if found is None:
-            say(f"{experiment.name} ({profile}): seed {seed}")
+        file, checkpoints = folder / f"seed-{seed}.json", folder / f"seed-{seed}"
+        found = first(_kept, file, experiment)
+        if found is not None:
+            tell(f"seed {seed} is done already")
+        else:
+            tell(f"seed {seed}")
             started = time.perf_counter()
-            checkpoints = folder / f"seed-{seed}"
-            resumed = checkpoints.is_dir()
+            resumed = first(_has_files, checkpoints)
             checkpoints.mkdir(parents=True, exist_ok=True)
             seed_everything(seed)
             values = _checked(experiment, experiment.run_seed(data, settings, seed, checkpoints))
-            seconds = round(time.perf_counter() - started, 1)
-            found = {
-                "values": values,
-                "seconds": seconds,  # of the last part alone, if the seed was interrupted
+            own = {
+                "seeds": [seed],
+                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+                "seconds": round(time.perf_counter() - started, 1),
                 "resumed": resumed,
-                "commit": commit,
             }
-            if processes.is_main_process:
-                write_json(found, file)
-                shutil.rmtree(checkpoints, ignore_errors=True)
-        else:
-            say(f"{experiment.name} ({profile}): seed {seed} is done already")
-        kept.append(found)
+            found = first(_keep, {"values": values, "run": own | made}, file, checkpoints)
+        kept[seed] = found
+        first(record)
 
-    path = out / file_name(experiment.name, profile)
+    def written() -> Result:
+        write_json(record(), path)
+        return load_result(experiment.name, profile=profile, folder=path.parent)
+
+    result: Result = first(written)
+    tell(f"wrote {path}")
+    return result
+
+
+def _first_for_all(
+    processes: PartialState, ask: Callable[..., Any], *arguments: Any, **named: Any
+) -> Any:
+    """Return, in every process, what the first one was answered, or raise what it raised.
+
+    Files are looked at and written in one place so that all processes go the same way; and none
+    goes on before the first has come here.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    answer: list[Any] = [None, None]
     if processes.is_main_process:
-        write_json(_record(experiment, profile, settings, seeds, kept, fingerprints), path)
-        say(f"{experiment.name} ({profile}): wrote {path}")
-    processes.wait_for_everyone()
-    return load_result(experiment.name, profile=profile, folder=out)
+        try:
+            answer[0] = ask(*arguments, **named)
+        except Exception as error:
+            answer[1] = error
+    broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
 
 
-def _key(experiment: Experiment, settings: Mapping[str, Any], data: Mapping[str, str]) -> str:
-    module = inspect.getmodule(experiment.run_seed)
-    source = "".join(inspect.getsource(m) for m in _with_imported(module)) if module else ""
-    text = json.dumps([source, settings, data], sort_keys=True)
+def _has_files(folder: Path) -> bool:
+    """Whether a seed has left checkpoints; one that is half written is none."""
+    return folder.is_dir() and any(file.suffix != ".part" for file in folder.iterdir())
+
+
+def _code(experiment: Experiment) -> Mapping[str, str] | None:
+    """Return the code that the numbers depend on; ``None`` where it is in no file, or in part."""
+    if not (inspect.isfunction(experiment.run_seed) or inspect.ismethod(experiment.run_seed)):
+        return None  # such as a partial, whose arguments may be of anywhere
+    try:
+        return code_of(experiment.run_seed.__module__, leave_out=[ENGINE])
+    except OSError:
+        return None
+
+
+def _key(code: Mapping[str, str] | None, settings: Settings, data: Mapping[str, str]) -> str:
+    text = json.dumps([code, settings, data], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _with_imported(module: ModuleType) -> list[ModuleType]:
-    """Return a module and the experiments' modules that it takes something from, by name."""
-    found, waiting = {module.__name__: module}, [module]
-    while waiting:
-        for thing in vars(waiting.pop()).values():
-            name = str(getattr(thing, "__module__", None))
-            shared = name.startswith("tlcourse.experiments.")
-            if shared and name not in (Experiment.__module__, *found):
-                found[name] = sys.modules[name]
-                waiting.append(found[name])
-    return [found[name] for name in sorted(found)]
 
 
 def _make_folder(folder: Path) -> None:
@@ -165,10 +217,16 @@ def _kept(file: Path, experiment: Experiment) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         _checked(experiment, found["values"])
-        complete = {"seconds", "resumed", "commit"} <= set(found)
+        complete = set(OF_A_RUN) <= set(found["run"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return found if complete else None
+
+
+def _keep(found: dict[str, Any], file: Path, checkpoints: Path) -> dict[str, Any]:
+    write_json(found, file)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return found
 
 
 def _checked(experiment: Experiment, returned: Mapping[str, Any]) -> dict[str, float]:
@@ -202,9 +260,8 @@ def _record(
     experiment: Experiment,
     profile: str,
     settings: Mapping[str, Any],
-    seeds: Sequence[int],
-    kept: Sequence[Mapping[str, Any]],
     fingerprints: Mapping[str, str],
+    kept: Mapping[int, Mapping[str, Any]],
 ) -> dict[str, Any]:
     return {
         "experiment": experiment.name,
@@ -214,24 +271,29 @@ def _record(
         "better": experiment.better,
         "source": experiment.source,
         "settings": dict(settings),
-        "seeds": list(seeds),
+        "data": dict(fingerprints),
+        "seeds": list(kept),
         "rows": [
             {
                 "key": row.key,
                 "label": row.label,
                 "unit": row.unit or experiment.unit,
-                "values": [found["values"][row.key] for found in kept],
+                "values": [found["values"][row.key] for found in kept.values()],
                 "paper": row.paper,
             }
             for row in experiment.rows
         ],
-        "data": dict(fingerprints),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "runs": [found["run"] for found in kept.values()],
+    }
+
+
+def _made(n_processes: int) -> dict[str, Any]:
+    """Return where and with what this process computes."""
+    return {
         "hardware": _hardware(),
-        "commits": sorted({found["commit"] for found in kept}),
-        "resumed": any(found["resumed"] for found in kept),
-        "wall_seconds": round(sum(found["seconds"] for found in kept), 1),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "processes": n_processes,
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "commits": [_commit()],
     }
 
 

@@ -50,9 +50,9 @@ from tlcourse.continual import (
 from tlcourse.data import few_per_class
 from tlcourse.experiments._engine.experiment import Data, Experiment, Row, Settings
 from tlcourse.experiments._shared import cross_entropy, load_cifar10, load_digits, say_if_other
+from tlcourse.experiments.continual import _parts
 from tlcourse.finetuning import extract_features
 from tlcourse.models import MLP, pretrained_backbone
-from tlcourse.training import fit
 
 PER_STEP = 2  # classes
 N_STEPS = 5
@@ -161,20 +161,7 @@ class _Go:
         data: Dataset[Any],
         epochs: str = "epochs",
     ) -> None:
-        learning = [p for p in model.parameters() if p.requires_grad]
-        fit(
-            model,
-            objective,
-            data,
-            optimizer=torch.optim.AdamW(
-                learning, lr=self.settings["rate"], weight_decay=self.settings["weight_decay"]
-            ),
-            epochs=self.settings[epochs],
-            batch_size=self.settings["batch_size"],
-            seed=self.seed,
-            progress=False,
-        )
-        model.cpu().eval()
+        _parts.train(model, objective, data, self.settings, self.seed, epochs=epochs)
 
 
 class _Learner(Protocol):

@@ -26,7 +26,7 @@ characters; LwF's T and weight are the paper's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,11 @@ from tlcourse.continual import LearningWithoutForgetting, less_forgetting_loss
 from tlcourse.data import LabelledImages, few_per_class, glyphs
 from tlcourse.experiments._engine.experiment import Data, Experiment, Row, Settings
 from tlcourse.experiments._shared import cross_entropy, framed, load_digits, load_mnist, per_cent
+from tlcourse.experiments.continual._parts import train
 from tlcourse.finetuning import freeze
 from tlcourse.models import SmallResNet
 from tlcourse.source import glyph_network
-from tlcourse.training import cosine_decay, fit
+from tlcourse.training import cosine_decay
 
 METHODS = {
     "lwf": "LwF",
@@ -65,7 +66,7 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
         found[f"{method}-new"] = per_cent(new, data["new-test"])
     torch.manual_seed(seed)
     scratch = SmallResNet(few.n_classes)
-    _fit(scratch, cross_entropy, few, settings, seed, scratch.parameters(), "long_epochs")
+    _fit(scratch, cross_entropy, few, settings, seed, "long_epochs")
     return found | {"scratch-new": per_cent(scratch, data["new-test"])}
 
 
@@ -83,27 +84,23 @@ def learn(
         D, K = recording.features.tensors[0].shape[1], few.n_classes
         head = nn.Sequential(nn.Linear(D, settings["hidden"]), nn.ReLU(),
                              nn.Linear(settings["hidden"], K))  # fmt: skip
-        own = head.parameters()
-        _fit(head, cross_entropy, recording.features, settings, seed, own, "long_epochs")
+        _fit(head, cross_entropy, recording.features, settings, seed, "long_epochs")
         return net.classifier(0), nn.Sequential(net.backbone, head).eval()
 
-    own = net.heads[-1].parameters()
-    _fit(net.heads[-1], cross_entropy, recording.features, settings, seed, own, "warm_up")
+    _fit(net.heads[-1], cross_entropy, recording.features, settings, seed, "warm_up")
     if method == "finetune-fc":
         for name in ("stem", "stage1", "stage2"):
             freeze(net.backbone.get_submodule(name))
     if method not in ("lwf", "joint"):
         freeze(net.heads[0])
-    learning = [p for p in net.parameters() if p.requires_grad]
 
     if method == "lfl":
         kept = TensorDataset(*few.tensors, recording.features.tensors[0])
-        _fit(net, _lfl(settings["feature_weight"]), kept, settings, seed, learning)
+        _fit(net, _lfl(settings["feature_weight"]), kept, settings, seed)
     elif method == "joint":
-        _fit(net, _joint(old_data, seed), few, settings, seed, learning)
+        _fit(net, _joint(old_data, seed), few, settings, seed)
     else:  # with a weight of 0 it is plain fine-tuning
-        loss = LearningWithoutForgetting.loss
-        _fit(net, loss, recording.answers, settings, seed, learning)
+        _fit(net, LearningWithoutForgetting.loss, recording.answers, settings, seed)
     return net.classifier(0), net.classifier(1)
 
 
@@ -122,6 +119,10 @@ def _lfl(weight: float) -> Objective:
 
 def _joint(old: LabelledImages, seed: int) -> Objective:
     """Return the joint loss; each batch gets as many old images as it has new ones."""
+    from accelerate import PartialState
+
+    # Each process draws its own, the first one as a single one does.
+    seed += 2**32 * PartialState().process_index
     generator = torch.Generator().manual_seed(seed)
 
     def objective(net: LearningWithoutForgetting, batch: tuple[Tensor, ...]) -> Tensor:
@@ -142,7 +143,6 @@ def _fit(
     data: Dataset[Any],
     settings: Settings,
     seed: int,
-    learning: Iterator[nn.Parameter] | list[nn.Parameter],
     epochs: str = "epochs",
 ) -> None:
     keep = isinstance(model, LearningWithoutForgetting)
@@ -154,19 +154,8 @@ def _fit(
                     layer.eval()
         return objective(model, batch)
 
-    rate = settings["head_rate" if epochs == "warm_up" else "rate"]
-    fit(
-        model,
-        stepwise,
-        data,
-        optimizer=torch.optim.AdamW(learning, lr=rate, weight_decay=settings["weight_decay"]),
-        epochs=settings[epochs],
-        batch_size=settings["batch_size"],
-        schedule=cosine_decay,
-        seed=seed,
-        progress=False,
-    )
-    model.cpu().eval()
+    rate = "head_rate" if epochs == "warm_up" else "rate"
+    train(model, stepwise, data, settings, seed, epochs=epochs, rate=rate, schedule=cosine_decay)
 
 
 # --- data and settings ----------------------------------------------------------------------------

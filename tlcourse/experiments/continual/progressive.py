@@ -35,9 +35,9 @@ from tlcourse.continual import ProgressiveNetwork, transfer_score
 from tlcourse.data import LabelledImages, few_per_class, glyphs
 from tlcourse.experiments._engine.experiment import Data, Experiment, Row, Settings
 from tlcourse.experiments._shared import cross_entropy, load_digits, per_cent
+from tlcourse.experiments.continual._parts import train
 from tlcourse.finetuning import freeze
 from tlcourse.metrics import accuracy
-from tlcourse.training import fit
 
 METHODS = {
     "baseline1": "baseline 1: one column, from scratch",
@@ -58,7 +58,7 @@ def run_seed(data: Data, settings: Settings, seed: int, _: Path) -> dict[str, fl
     few = few_per_class(data["train"], settings["labels_per_class"], seed=seed)
     torch.manual_seed(seed)
     first = _network(settings, "mlp")
-    _column(first, data["upper"], settings, seed, "source_epochs")
+    _column(first, data["upper"], settings, seed)
     nets = {name: _prepared(name, first, data, settings, seed) for name in METHODS}
 
     curves = {}
@@ -104,7 +104,7 @@ def _prepared(
     if name != "baseline4":
         net.load_state_dict(first.state_dict())
     if name.endswith("-3"):
-        _column(net, data["lower"], settings, seed, "source_epochs")
+        _column(net, data["lower"], settings, seed)
     return net
 
 
@@ -119,11 +119,10 @@ def _network(settings: Settings, adapter: str) -> ProgressiveNetwork:
     return ProgressiveNetwork(1, settings["widths"], kind="conv", adapter=adapter)
 
 
-def _column(
-    net: ProgressiveNetwork, data: LabelledImages, settings: Settings, seed: int, epochs: str
-) -> None:
+def _column(net: ProgressiveNetwork, data: LabelledImages, settings: Settings, seed: int) -> None:
     net.add_column(data.n_classes)
-    _fit(net, data, settings, seed, epochs, settings["source_batch_size"])
+    names = {"epochs": "source_epochs", "batch_size": "source_batch_size"}
+    train(net, cross_entropy, data, settings, seed, **names)
 
 
 def _curve(
@@ -134,35 +133,12 @@ def _curve(
     seed: int,
 ) -> list[float]:
     """Train the newest column; return the test accuracy after every epoch."""
-    history = _fit(net, few, settings, seed, "epochs", settings["batch_size"], test)
+
+    def measure(net: ProgressiveNetwork) -> dict[str, float]:
+        return {"accuracy": accuracy(net, test)}
+
+    history = train(net, cross_entropy, few, settings, seed, on_epoch=measure)
     return [row["accuracy"] for row in history]
-
-
-def _fit(
-    net: ProgressiveNetwork,
-    data: LabelledImages,
-    settings: Settings,
-    seed: int,
-    epochs: str,
-    batch_size: int,
-    test: LabelledImages | None = None,
-) -> list[dict[str, float]]:
-    learning = [p for p in net.columns[-1].parameters() if p.requires_grad]
-    history = fit(
-        net,
-        cross_entropy,
-        data,
-        optimizer=torch.optim.AdamW(
-            learning, lr=settings["rate"], weight_decay=settings["weight_decay"]
-        ),
-        epochs=settings[epochs],
-        batch_size=batch_size,
-        on_epoch=None if test is None else lambda net: {"accuracy": accuracy(net, test)},
-        seed=seed,
-        progress=False,
-    )
-    net.cpu().eval()
-    return history.rows
 
 
 def load_letters_and_digits(settings: Settings) -> dict[str, LabelledImages]:

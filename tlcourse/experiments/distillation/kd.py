@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from tlcourse.data import random_shift
-from tlcourse.distillation import CachedTeacher, distillation_loss
+from tlcourse.distillation import CachedTeacher
 from tlcourse.experiments._engine.experiment import Data, Experiment, Row, Settings
-from tlcourse.experiments._shared import cross_entropy, load_digits, load_mnist
+from tlcourse.experiments._shared import cross_entropy, distilled, load_digits, load_mnist
+from tlcourse.experiments.distillation._parts import MNIST_FULL, MNIST_QUICK, error
 from tlcourse.metrics import predict
 from tlcourse.models import MLP, SmallResNet
 from tlcourse.training import Objective, cosine_decay, fit
@@ -66,15 +67,9 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
 
     def distil(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         images, labels, teacher_logits = batch
-        return distillation_loss(
-            model(images),
-            teacher_logits,
-            labels,
-            temperature=settings["temperature"],
-            alpha=settings["alpha"],
-        )
+        return distilled(model(images), teacher_logits, labels, settings)
 
-    distilled = trained(student_net(), "distilled", distil, CachedTeacher(teacher, train))
+    taught = trained(student_net(), "distilled", distil, CachedTeacher(teacher, train))
     without = train.subset(train.labels != HIDDEN_CLASS)
     blind = trained(student_net(), "without_3", distil, CachedTeacher(teacher, without))
     bias = best_bias(predict(blind, train), train.labels, HIDDEN_CLASS)
@@ -85,7 +80,7 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
     return {
         "teacher": error(predict(teacher, test), test.labels),
         "student": error(predict(student, test), test.labels),
-        "distilled": error(predict(distilled, test), test.labels),
+        "distilled": error(predict(taught, test), test.labels),
         "without-3": error(before, test.labels),
         "without-3-on-3": error(before[threes], test.labels[threes]),
         "bias": bias,
@@ -110,11 +105,6 @@ def best_bias(logits: Tensor, labels: Tensor, class_index: int) -> float:
     amounts = torch.arange(0, 20.01, 0.1).tolist()
     errors = [error(raise_bias(logits, class_index, a), labels) for a in amounts]
     return amounts[min(range(len(errors)), key=errors.__getitem__)]
-
-
-def error(logits: Tensor, labels: Tensor) -> float:
-    """Return the error in per cent."""
-    return 100.0 * float((logits.argmax(1) != labels).double().mean())
 
 
 # Errors of 10,000 test images; 1,010 of them are 3s.
@@ -144,24 +134,6 @@ def _rows(paper: dict[str, float]) -> tuple[Row, ...]:
     )
 
 
-MNIST_FULL = {
-    "teacher": "perceptron",
-    "teacher_width": 1200,
-    "teacher_dropout": 0.5,
-    "teacher_jitter": 2,
-    "teacher_epochs": 80,
-    "student_width": 800,
-    "student_epochs": 50,
-    "distilled_epochs": 50,
-    "without_3_epochs": 50,
-    "temperature": 20.0,
-    "alpha": 0.9,
-    "batch_size": 256,
-    "learning_rate": 1e-3,
-}
-MNIST_QUICK = MNIST_FULL | dict.fromkeys(
-    ("teacher_epochs", "student_epochs", "distilled_epochs", "without_3_epochs"), 2
-)
 DIGITS = {
     "size": 16,
     "teacher": "residual net",

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from tlcourse.data import random_shift
-from tlcourse.distillation import distillation_loss
 from tlcourse.experiments._engine.experiment import Data, Experiment, Row, Settings
-from tlcourse.experiments._shared import cross_entropy
-from tlcourse.experiments.distillation.kd import KD_MNIST, error
+from tlcourse.experiments._shared import cross_entropy, distilled, load_mnist
+from tlcourse.experiments.distillation._parts import MNIST_FULL, MNIST_QUICK, error
 from tlcourse.metrics import predict
 from tlcourse.models import MLP
 from tlcourse.training import cosine_decay, fit
@@ -34,13 +33,7 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
         images, labels = batch
         with torch.no_grad():
             teacher_logits = teacher.eval()(images)
-        return distillation_loss(
-            model(images),
-            teacher_logits,
-            labels,
-            temperature=settings["temperature"],
-            alpha=settings["alpha"],
-        )
+        return distilled(model(images), teacher_logits, labels, settings)
 
     objectives = {"teacher": (teacher, cross_entropy), "jittered": (student, distil)}
     for name, (model, objective) in objectives.items():
@@ -62,8 +55,8 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
     }
 
 
-FULL = dict(KD_MNIST.settings["full"]) | {"jittered_epochs": 30}
-QUICK = dict(KD_MNIST.settings["quick"]) | {"jittered_epochs": 2}
+FULL = MNIST_FULL | {"jittered_epochs": 30}
+QUICK = MNIST_QUICK | {"jittered_epochs": 2}
 
 KD_MNIST_JITTER = Experiment(
     name="kd-mnist-jitter",
@@ -78,6 +71,6 @@ KD_MNIST_JITTER = Experiment(
     source="Hinton, Vinyals and Dean (2015), section 3, whose student saw no jittered images",
     settings={"quick": QUICK, "full": FULL},
     seeds={"quick": 1, "full": 3},
-    load=KD_MNIST.load,
+    load=load_mnist,
     run_seed=run_seed,
 )

@@ -14,16 +14,20 @@ held out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from tlcourse.data import LabelledImages, few_per_class, glyphs
-from tlcourse.experiments._engine.experiment import Data, Experiment, Row, Settings
-from tlcourse.experiments._shared import cross_entropy, framed, load_digits, load_mnist
-from tlcourse.experiments.matching.at import DIGITS, Network, Students, side_by_side, train_network
+from tlcourse.experiments._engine.experiment import Data, Experiment, Settings
+from tlcourse.experiments._shared import cross_entropy, framed, load_digits, load_mnist, rows
+from tlcourse.experiments.matching._side_by_side import (
+    ON_DIGITS,
+    Network,
+    Students,
+    side_by_side,
+    train_network,
+)
 from tlcourse.metrics import error_rate
 
 
@@ -48,7 +52,7 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
     train_network(teacher, cross_entropy, few, tuning, epochs, seed, file)
     teacher.eval()
 
-    students = Students(pretrained(settings["student"]), teacher, settings["ways"], settings)
+    students = Students(pretrained(settings["student"]), teacher, settings["ways"])
     objective = side_by_side(
         teacher, settings, steps=epochs * -(-len(few) // settings["batch_size"])
     )
@@ -74,20 +78,7 @@ def load_characters_and_mnist(settings: Settings) -> dict[str, LabelledImages]:
     return parts | {"source": source}
 
 
-_KEPT = (
-    "size",
-    "batch_size",
-    "momentum",
-    "weight_decay",
-    "milestones",
-    "augmentation",
-    "temperature",
-    "alpha",
-    "mean",
-    "std",
-    "precision",
-)
-FULL: dict[str, Any] = {key: DIGITS[key] for key in _KEPT} | {
+FULL = ON_DIGITS | {
     "teacher": "SmallResNet-16",
     "student": "SmallResNet-4",
     "ways": ["student", "kd", "at"],
@@ -114,18 +105,13 @@ _SOURCE = (
 )
 
 
-def _rows(figures: Sequence[float]) -> tuple[Row, ...]:
-    pairs = zip(LABELS.items(), figures, strict=True)
-    return tuple(Row(key, label, figure) for (key, label), figure in pairs)
-
-
 AT_TRANSFER = Experiment(
     name="at-transfer",
     title="Attention transfer while fine-tuning: printed characters to handwritten digits",
     chapter="methods/matching-features",
     unit="test error, %",
     better="lower",
-    rows=_rows(CUB),
+    rows=rows(LABELS, CUB),
     source=_SOURCE.format("CUB (birds)"),
     settings={"quick": QUICK, "full": FULL},
     seeds={"quick": 1, "full": 8},
@@ -139,7 +125,7 @@ AT_TRANSFER_MNIST = Experiment(
     chapter="methods/matching-features",
     unit="test error, %",
     better="lower",
-    rows=_rows(SCENES),
+    rows=rows(LABELS, SCENES),
     source=_SOURCE.format("MIT Scenes"),
     settings={"quick": QUICK, "full": FULL},
     seeds={"quick": 1, "full": 5},

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from tlcourse.data import LabelledImages, few_per_class, random_crop_flip
 from tlcourse.experiments._engine.experiment import Data, Experiment, Row, Settings
 from tlcourse.experiments._shared import cross_entropy, load_cifar10, per_cent
+from tlcourse.experiments.matching._side_by_side import repeated
 from tlcourse.matching import activation_matching_loss, jacobian_matching_loss
 from tlcourse.models import SmallResNet
 from tlcourse.training import Objective, cosine_decay, fit
@@ -52,9 +53,25 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
         channels = train.images.shape[1]
         return SmallResNet(train.n_classes, in_channels=channels, width=width)
 
+    def learn(
+        model: nn.Module, objective: Objective, on: LabelledImages, epochs: int, checkpoint: Path
+    ) -> None:
+        fit(
+            model,
+            objective,
+            on,
+            optimizer=torch.optim.AdamW(model.parameters(), settings["learning_rate"]),
+            epochs=epochs,
+            batch_size=settings["batch_size"],
+            schedule=cosine_decay,
+            augment=random_crop_flip,
+            seed=seed,
+            checkpoint=checkpoint,
+        )
+
     teacher = network(settings["teacher_width"])
     epochs, file = settings["teacher_epochs"], folder / "teacher.safetensors"
-    _train(teacher, cross_entropy, train, settings, epochs, seed, file)
+    learn(teacher, cross_entropy, train, epochs, file)
     teacher.eval()
     found = {"teacher": per_cent(teacher, test)}
     for n in settings["labels_per_class"]:
@@ -62,14 +79,9 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
         first = network(settings["student_width"])
         students = nn.ModuleDict({way: copy.deepcopy(first) for way in WAYS})
         file = folder / f"students-{n}.safetensors"
-        _train(students, side_by_side(teacher, settings), few, settings, 1, seed, file)
+        learn(students, side_by_side(teacher, settings), few, 1, file)
         found |= {f"{way}-{n}": per_cent(net, test) for way, net in students.items()}
     return found
-
-
-def repeated(few: LabelledImages, n: int) -> LabelledImages:
-    """Return n images: all of the few, in turn, as often as it takes."""
-    return few.subset(torch.arange(n) % len(few))
 
 
 def side_by_side(teacher: nn.Module, settings: Settings) -> Objective:
@@ -115,29 +127,6 @@ def loss_of(
     if "act" in parts:
         loss = loss + settings["activation_weight"] * activation_matching_loss(z, v)
     return loss
-
-
-def _train(
-    model: nn.Module,
-    objective: Objective,
-    on: LabelledImages,
-    settings: Settings,
-    epochs: int,
-    seed: int,
-    checkpoint: Path,
-) -> None:
-    fit(
-        model,
-        objective,
-        on,
-        optimizer=torch.optim.AdamW(model.parameters(), settings["learning_rate"]),
-        epochs=epochs,
-        batch_size=settings["batch_size"],
-        schedule=cosine_decay,
-        augment=random_crop_flip,
-        seed=seed,
-        checkpoint=checkpoint,
-    )
 
 
 # --- the settings ---------------------------------------------------------------------------------

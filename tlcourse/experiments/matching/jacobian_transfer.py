@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from tlcourse.data import few_per_class, random_shift
 from tlcourse.experiments._engine.experiment import Data, Experiment, Row, Settings
 from tlcourse.experiments._shared import load_digits, per_cent
-from tlcourse.experiments.matching.jacobian_few_data import repeated
+from tlcourse.experiments.matching._side_by_side import repeated
 from tlcourse.matching import (
     activation_matching_loss,
     attention_transfer_loss,

@@ -16,9 +16,8 @@ For "with val set" we add a validation set, as large as the target's training se
 
 from __future__ import annotations
 
-import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +33,17 @@ from tlcourse.data import (
     random_crop_flip,
     random_shift,
 )
-from tlcourse.experiments._engine.experiment import Data, Experiment, Row, Settings
-from tlcourse.experiments._shared import cross_entropy, per_cent, say_if_other
+from tlcourse.experiments._engine.experiment import Data, Experiment, Settings
+from tlcourse.experiments._shared import per_cent, rows, say_if_other
+from tlcourse.experiments.multitask._parts import Augment, nearest, pretrain, start, train
 from tlcourse.models import Classifier, SmallResNet
 from tlcourse.multitask import (
     ConvBank,
     GaborBank,
     JointFineTuning,
-    Retrieval,
     SelectiveJointFineTuning,
-    describe,
-    fit_bin_edges,
-    retrieve,
 )
 from tlcourse.source import glyph_network
-from tlcourse.training import cosine_decay, fit
-
-Augment = Callable[[Tensor], Tensor]
-
 
 # --- the experiments ------------------------------------------------------------------------------
 
@@ -166,98 +158,6 @@ class Fusion(nn.Module):
         return torch.stack([model(images).softmax(1) for model in self.models]).mean(0)
 
 
-def start(
-    network: SmallResNet, source: LabelledImages, settings: Settings, seed: int, *, scratch: bool
-) -> tuple[nn.Module, nn.Linear | None]:
-    """Return a backbone and a source head to begin with: those of the network, or random ones."""
-    torch.manual_seed(seed)  # one draw of heads, and of backbones, for all rows
-    if not scratch:
-        return copy.deepcopy(network.backbone), network.head
-    channels, width = source.images.shape[1], settings["width"]
-    return SmallResNet(source.n_classes, in_channels=channels, width=width).backbone, None
-
-
-def pretrain(
-    network: SmallResNet,
-    source: LabelledImages,
-    settings: Settings,
-    seed: int,
-    checkpoint: Path,
-    augment: Augment,
-    *,
-    batch_size: int,
-) -> None:
-    """Train the network that all rows start from."""
-    fit(
-        network,
-        cross_entropy,
-        source,
-        optimizer=torch.optim.AdamW(network.parameters(), lr=settings["source_rate"]),
-        epochs=settings["source_epochs"],
-        batch_size=batch_size,
-        schedule=cosine_decay,
-        augment=augment,
-        seed=seed,
-        checkpoint=checkpoint,
-    )
-    network.cpu().eval()
-
-
-def nearest(
-    bank: ConvBank | GaborBank, source: LabelledImages, few: LabelledImages, settings: Settings
-) -> Retrieval:
-    """Return the nearest source images of every target image, as a bank of filters sees them."""
-    sample = source.subset(range(min(settings["images_for_edges"], len(source))))
-    edges = fit_bin_edges(bank(sample.images), bins=settings["bins"])
-    near, target = (describe(data.images, bank, edges) for data in (source, few))
-    most = min(settings["most"], len(source))
-    return retrieve(near, target, most, weights=bank.weights, method="exact")
-
-
-def train(
-    model: Classifier,
-    few: LabelledImages,
-    settings: Settings,
-    rate: float,
-    seed: int,
-    files: Path,
-    augment: Augment,
-    *,
-    iterate: bool,
-) -> None:
-    """Train a row in rounds; to ``iterate`` is to let hard images ask for more after each.
-
-    The learning rate falls along one cosine over all rounds, and the optimizer keeps its averages,
-    so that a row without retrieval is trained as if there were no rounds.
-    """
-    rounds = settings["rounds"]
-    steps = settings["epochs"] * settings["labels_per_class"] * few.n_classes
-    epochs = steps // len(few) // rounds  # fewer for more images: all rows see as many
-    objective = model.__class__.loss if isinstance(model, JointFineTuning) else cross_entropy
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=rate, weight_decay=settings["weight_decay"]
-    )
-    for i in range(rounds):
-        fit(
-            model,
-            objective,
-            few,
-            optimizer=optimizer,
-            epochs=epochs,
-            batch_size=settings["batch_size"],
-            schedule=functools.partial(_part_of_cosine, i, rounds),
-            augment=augment,
-            seed=rounds * seed + i,
-            checkpoint=files.with_name(f"{files.name}-{i}.safetensors"),
-        )
-        if iterate and isinstance(model, SelectiveJointFineTuning) and i + 1 < rounds:
-            model.ask_for_more()
-
-
-def _part_of_cosine(part: int, parts: int, progress: float) -> float:
-    return cosine_decay((part + progress) / parts)
-
-
 def load_glyphs_and_digits(settings: Settings) -> dict[str, LabelledImages]:
     """Return the printed characters of the source network, and the digits."""
     source, _ = glyphs(settings["n_source"], 1)
@@ -343,18 +243,13 @@ DOGS = (53.8, 83.4, 80.4, 85.6, 85.5, 88.3, 87.5, 90.2, 90.3, None)
 _SOURCE = "EE807 lecture 11, after Ge and Yu 2017: ImageNet -> {}, mean accuracy"
 
 
-def _rows(figures: Sequence[float | None]) -> tuple[Row, ...]:
-    pairs = zip(LABELS.items(), figures, strict=True)
-    return tuple(Row(key, label, figure) for (key, label), figure in pairs)
-
-
 SELECTIVE_JOINT = Experiment(
     name="selective-joint",
     title="Selective joint fine-tuning: printed characters -> 5 handwritten images a digit",
     chapter="methods/multi-task",
     unit="test accuracy, %",
     better="higher",
-    rows=_rows(FLOWERS),
+    rows=rows(LABELS, FLOWERS),
     source=_SOURCE.format("Oxford Flowers 102"),
     settings={"quick": DIGITS_QUICK, "full": DIGITS},
     seeds={"quick": 1, "full": 5},
@@ -368,7 +263,7 @@ SELECTIVE_JOINT_CIFAR10 = Experiment(
     chapter="methods/multi-task",
     unit="test accuracy, %",
     better="higher",
-    rows=_rows(DOGS),
+    rows=rows(LABELS, DOGS),
     source=_SOURCE.format("Stanford Dogs 120"),
     settings={"quick": CIFAR10_QUICK, "full": CIFAR10},
     seeds={"quick": 1, "full": 3},

@@ -33,7 +33,7 @@ import torch
 from tlcourse.data import LabelledImages, digits, few_per_class, glyphs, random_shift
 from tlcourse.experiments._engine.experiment import Data, Experiment, Row, Settings
 from tlcourse.experiments._shared import per_cent
-from tlcourse.experiments.multitask.selective_joint import nearest, pretrain, start, train
+from tlcourse.experiments.multitask._parts import nearest, pretrain, start, train
 from tlcourse.models import Classifier, SmallResNet
 from tlcourse.multitask import ConvBank, JointFineTuning, SelectiveJointFineTuning
 
