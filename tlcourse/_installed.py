@@ -1,0 +1,44 @@
+"""Small real data that comes inside Python packages, found without importing them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+
+def file_in_package(package: str, name: str, *, distribution: str, what: str) -> Path:
+    """Return where an installed package keeps a file.
+
+    Parameters
+    ----------
+    package
+        What ``import`` takes.
+    name
+        The file's path inside the package.
+    distribution
+        What ``pip install`` takes.
+    what
+        What the file holds, for the error.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If the package is not installed.
+    FileNotFoundError
+        If it is, without the file.
+    """
+    # Of a name without a dot, find_spec runs no code of the package.
+    spec = importlib.util.find_spec(package)
+    remedy = f'pip install "tlcourse[offline]", or {distribution} alone'
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(
+            f"{what} come in the package {package}, which is not installed. Install it: {remedy}.",
+            name=package,
+        )
+    file = Path(next(iter(spec.submodule_search_locations))) / name
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{what} are missing: {file} is not there, though the package {package} is. "
+            f"Another version of it, perhaps; install it anew: {remedy}."
+        )
+    return file
