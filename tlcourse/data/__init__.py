@@ -1,9 +1,10 @@
 """Data sets, all in one form: images, labels and the names of the classes.
 
 Embedded, on every machine: :func:`digits` (handwritten, the target), :func:`glyphs` (printed, the
-source) and :func:`scenes` (several tasks on one image). Inside a package: :func:`mnist5k`. Found on
-this machine or downloaded: :func:`mnist` and :func:`cifar10`. A reader's own:
-:func:`image_folder`. Nothing is fetched, and no large library loaded, at import.
+source), :func:`surfaces` (pieces of photographs) and :func:`scenes` (several tasks on one image).
+Inside a package: :func:`mnist5k`. Found on this machine or downloaded: :func:`mnist` and
+:func:`cifar10`. A reader's own: :func:`image_folder`. Nothing is fetched, and no large library
+loaded, at import.
 """
 
 from tlcourse.data.augment import random_crop_flip, random_shift
@@ -16,6 +17,7 @@ from tlcourse.data.mnist import mnist
 from tlcourse.data.mnist5k import mnist5k
 from tlcourse.data.scenes import Scenes, scenes
 from tlcourse.data.status import DataRow, fetch, status
+from tlcourse.data.surfaces import surfaces
 
 __all__ = [
     "DataRow",
@@ -34,4 +36,5 @@ __all__ = [
     "random_shift",
     "scenes",
     "status",
+    "surfaces",
 ]

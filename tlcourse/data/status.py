@@ -17,6 +17,7 @@ from tlcourse.data.store import in_words, places
 EMBEDDED = {
     "digits": ("inside scikit-learn", "1,797 images"),
     "glyphs": ("drawn from Matplotlib's fonts", "as many as asked for"),
+    "surfaces": ("cut from photographs of scikit-image and scikit-learn", "as many as asked for"),
     "scenes": ("put together from scikit-learn's digits", "as many as asked for"),
 }
 PACKAGED = ("mnist5k",)
