@@ -137,7 +137,10 @@ def _key(folder: Path, flat: dict[str, list[Path]]) -> str:
     digest = hashlib.sha256(f"{VERSION}".encode())
     for part in PARTS:
         for path in flat[part]:
-            stat = path.stat()
+            try:
+                stat = path.stat()
+            except OSError:  # a link that leads nowhere: decoding names it
+                stat = path.lstat()
             line = f"{path.relative_to(folder).as_posix()} {stat.st_size} {stat.st_mtime_ns}\n"
             digest.update(line.encode())
     return digest.hexdigest()[:16]

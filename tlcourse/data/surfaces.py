@@ -62,7 +62,10 @@ PHOTOGRAPHS = {
         "skimage", "data/coffee.png", Region(190, 400, 470, 600), Region(0, 180, 430, 600)
     ),
     "leaves": Photograph(
-        "sklearn", "datasets/images/china.jpg", Region(140, 427, 560, 640), Region(350, 427, 270, 550)
+        "sklearn",
+        "datasets/images/china.jpg",
+        Region(140, 427, 560, 640),
+        Region(350, 427, 270, 550),
     ),
     "petals": Photograph(
         "sklearn",
