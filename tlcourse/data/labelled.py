@@ -54,7 +54,7 @@ class LabelledImages(TensorDataset):
     def __init__(self, images: Tensor, labels: Tensor, classes: Sequence[str], name: str) -> None:
         if not isinstance(name, str) or not name:
             raise TypeError(f"name must be a text that is not empty, got {name!r}.")
-        _check_classes(classes)
+        check_classes(classes)
         _check_images(images)
         check_targets("labels", labels, n_samples=len(images), n_classes=len(classes))
         if labels.device != images.device:
@@ -196,7 +196,8 @@ def _check_images(images: Tensor) -> None:
         )
 
 
-def _check_classes(classes: Sequence[str]) -> None:
+def check_classes(classes: Sequence[str]) -> None:
+    """Raise unless these are the different names of one class or more."""
     if isinstance(classes, str) or not isinstance(classes, Sequence):
         raise TypeError(f"classes must be a sequence of names, got {classes!r}.")
     if not classes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -10,13 +11,16 @@ from typing import NamedTuple
 import torch
 
 from tlcourse._checks import near
+from tlcourse._installed import lite0_weights
 from tlcourse.data.store import in_words, places
 
 EMBEDDED = {
     "digits": ("inside scikit-learn", "1,797 images"),
     "glyphs": ("drawn from Matplotlib's fonts", "as many as asked for"),
+    "surfaces": ("cut from photographs of scikit-image and scikit-learn", "as many as asked for"),
     "scenes": ("put together from scikit-learn's digits", "as many as asked for"),
 }
+PACKAGED = ("mnist5k",)
 REAL = ("mnist", "cifar10")
 
 
@@ -25,7 +29,7 @@ class DataRow(NamedTuple):
 
     name: str
     kind: str
-    """"embedded", "real" or "weights"."""
+    """"embedded", "package", "real" or "weights"."""
     where: str
     """Where it was found, or the places that were looked at."""
     size: str
@@ -57,8 +61,13 @@ def status(root: str | os.PathLike[str] | None = None) -> list[DataRow]:
     digits embedded ready
     glyphs embedded ready
     """
-    rows = [_embedded_row(name) for name in EMBEDDED]
-    return [*rows, *(_real_row(name, root) for name in REAL), _weights_row()]
+    return [
+        *(_embedded_row(name) for name in EMBEDDED),
+        *(_packaged_row(name, "package", _module(name).file) for name in PACKAGED),
+        *(_real_row(name, root) for name in REAL),
+        _packaged_row("efficientnet_lite0", "weights", lite0_weights),
+        _weights_row(),
+    ]
 
 
 def fetch(name: str, root: str | os.PathLike[str] | None = None) -> DataRow:
@@ -67,7 +76,8 @@ def fetch(name: str, root: str | os.PathLike[str] | None = None) -> DataRow:
     Parameters
     ----------
     name
-        ``"mnist"`` or ``"cifar10"``; for an embedded set the row says that nothing is to do.
+        ``"mnist"`` or ``"cifar10"``; for a set that comes with the course or in a package the row
+        says that nothing is to do.
     root
         Where to look first and to download into.
 
@@ -77,13 +87,15 @@ def fetch(name: str, root: str | os.PathLike[str] | None = None) -> DataRow:
         If no set has this name.
     FileNotFoundError
         If the download fails; the message says what does instead.
+    ModuleNotFoundError
+        If the set comes in a package that is not installed.
 
     Examples
     --------
     >>> fetch("digits").todo
     'nothing: it comes with the course'
     """
-    known = (*EMBEDDED, *REAL)
+    known = (*EMBEDDED, *PACKAGED, *REAL)
     if name not in known:
         if name == "imagenet":
             raise ValueError(
@@ -95,6 +107,11 @@ def fetch(name: str, root: str | os.PathLike[str] | None = None) -> DataRow:
         )
     if name in EMBEDDED:
         return _embedded_row(name)._replace(todo="nothing: it comes with the course")
+    if name in PACKAGED:
+        file = _module(name).file()  # or the error that says what to install
+        return _packaged_row(name, "package", lambda: file)._replace(
+            todo="nothing: it came with its package"
+        )
     _module(name).fetch(root)
     return _real_row(name, root)
 
@@ -102,6 +119,16 @@ def fetch(name: str, root: str | os.PathLike[str] | None = None) -> DataRow:
 def _embedded_row(name: str) -> DataRow:
     where, size = EMBEDDED[name]
     return DataRow(name, "embedded", where, size, "ready", "")
+
+
+def _packaged_row(name: str, kind: str, find: Callable[[], Path]) -> DataRow:
+    try:
+        file = find()
+    except ModuleNotFoundError as error:
+        return DataRow(name, kind, f"package {error.name}", "", "missing", str(error))
+    except FileNotFoundError as error:
+        return DataRow(name, kind, "", "", "broken", str(error))
+    return DataRow(name, kind, str(file), in_words(file.stat().st_size), "ready", "")
 
 
 def _real_row(name: str, root: str | os.PathLike[str] | None) -> DataRow:
