@@ -72,10 +72,17 @@ class Result:
         """Return one row minus another, seed by seed.
 
         The rows of a seed share its draws (labelled images, first weights), so that their
-        differences spread less than they do. ``interval`` of `tlcourse.metrics` takes them.
+        differences spread less than they do. `paired` gives their mean and interval.
         """
         pairs = zip(self[key].values, self[other].values, strict=True)
         return tuple(a - b for a, b in pairs)
+
+    def paired(self, key: str, other: str) -> Interval:
+        """Return the mean of one row minus another, seed by seed, with its 95 % interval.
+
+        "Better" in a chapter means that the interval leaves out 0; see `differences`.
+        """
+        return interval(self.differences(key, other))
 
     def frame(self, *, digits: int = 2) -> pd.DataFrame:
         """Return the table: mean, interval, number of seeds, and the source's figure.
