@@ -1,7 +1,7 @@
 """The fixture `claim`: a comparing sentence of a chapter, held to a recorded result.
 
-A chapter marks the sentence, ``[... keeps the old task within a point ...]{#claim-lwf-keeps-old}``; a
-test below tests/experiments marks itself with the same label and says what the sentence says:
+A chapter marks the sentence, ``[... is better ...]{#claim-lwf-keeps-old}``; a test below
+tests/experiments marks itself with the same label and says what the sentence says:
 
     @pytest.mark.claim("claim-lwf-keeps-old")
     def test_lwf_keeps_the_old_task(claim):

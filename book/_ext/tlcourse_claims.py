@@ -1,8 +1,8 @@
 """Tested claims: a mark beside each comparing sentence, which leads to the figures that bear it.
 
-A chapter labels such a sentence, ``[... beats ...]{#claim-name}``; the test of that label leaves what
-it compared in book/claims.json (`make claims`). Here the sentence gets its mark, and the page a last
-section with difference, interval, seeds and the test's name.
+A chapter labels such a sentence, ``[... beats ...]{#claim-name}``; the test of that label leaves
+what it compared in book/claims.json (`make claims`). Here the sentence gets its mark, and the page
+a last section with difference, interval, seeds and the test's name.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from docutils import nodes
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
-    from sphinx.environment import BuildEnvironment
 
 RECORD = Path("book/claims.json")
 MARK = "✓"
 TITLE = "What the marked sentences rest on"
 LEGEND = (
-    "Each sentence with a mark compares rows of a recorded experiment, seed by seed. The interval is "
-    "Student's, at 95 %; a test holds the sentence to it."
+    "Each sentence with a mark compares rows of a recorded experiment, seed by seed. The interval "
+    "is Student's, at 95 %; a test holds the sentence to it."
 )
 
 
@@ -31,31 +30,23 @@ def read_claims(root: Path) -> dict[str, dict[str, Any]]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
-def signed(value: float) -> str:
-    """Return a difference with its sign, a true minus, and as many digits as it needs.
-
-    Examples
-    --------
-    >>> signed(-1.234), signed(0.0471), signed(12.0)
-    ('−1.2', '+0.047', '+12.0')
-    """
-    digits = 1 if abs(value) >= 1 else 2 if abs(value) >= 0.1 else 3
-    return f"{value:+.{digits}f}".replace("-", "−")
-
-
 def sentence(figure: dict[str, Any]) -> str:
-    """Say what was compared, and what was found.
+    """Say what was compared, and what was found, in as many digits as the interval bears.
 
     Examples
     --------
-    >>> sentence({"row": "LwF", "other": "joint", "difference": 0.31, "low": -0.2, "high": 0.82,
+    >>> sentence({"row": "LwF", "other": "joint", "difference": 0.28, "low": -0.05, "high": 0.61,
     ...           "unit": "accuracy, %", "seeds": 8, "result": "lwf"})
-    'LwF minus joint: +0.31 (−0.20 to +0.82) accuracy, %; 8 seeds of lwf'
+    'LwF minus joint: +0.28 (−0.05 to +0.61) accuracy, %; 8 seeds of lwf'
     """
-    low, high = signed(figure["low"]), signed(figure["high"])
+    margin = (figure["high"] - figure["low"]) / 2
+    digits = 1 if margin >= 1 else 2 if margin >= 0.1 else 3
+    mean, low, high = (
+        f"{figure[name]:+.{digits}f}".replace("-", "−") for name in ("difference", "low", "high")
+    )
     return (
-        f"{figure['row']} minus {figure['other']}: {signed(figure['difference'])} ({low} to {high}) "
-        f"{figure['unit']}; {figure['seeds']} seeds of {figure['result']}"
+        f"{figure['row']} minus {figure['other']}: {mean} ({low} to {high}) {figure['unit']}; "
+        f"{figure['seeds']} seeds of {figure['result']}"
     )
 
 

@@ -91,8 +91,7 @@ def test_a_page_shows_each_claims_figures():
         shown = soup.find(id=f"{label}-figures").get_text(" ", strip=True)
         assert recorded[label]["test"] in shown
         figure = recorded[label]["figures"][0]
-        assert f"{figure['seeds']} seeds of {figure['result']}" in shown
-        assert extension().signed(figure["difference"]) in shown
+        assert extension().sentence(figure) in shown
 
 
 @pytest.fixture
@@ -117,7 +116,10 @@ def test_marks_are_found():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(-1.234, "−1.2"), (0.0471, "+0.047"), (0.47, "+0.47"), (12.0, "+12.0")]
+    ("low", "high", "text"),
+    [(-3.0, 1.0, "−1.0 (−3.0 to +1.0)"), (0.02, 0.6, "+0.31 (+0.02 to +0.60)")],
 )
-def test_signed(value, text):
-    assert extension().signed(value) == text
+def test_figures_have_as_many_digits_as_the_interval_bears(low, high, text):
+    figure = {"row": "a", "other": "b", "unit": "%", "seeds": 8, "result": "r"}
+    figure |= {"difference": (low + high) / 2, "low": low, "high": high}
+    assert text in extension().sentence(figure)
