@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from tlcourse.experiments.results import ResultRow
 
 from tlcourse.experiments import Result
-from tlcourse.experiments.results import ResultRow
 
 NOISE = (0.3, -0.2, 0.1, -0.3, 0.2, -0.1, 0.25, -0.25)
 
