@@ -21,7 +21,7 @@ BOOTSTRAP := tools/bootstrap.py \
 	$(if $(call given,PYTHON),--python "$(call given,PYTHON)")
 
 .PHONY: help ready book test test-unit test-notebooks test-site test-lowest test-newest lint types \
-	lab serve bench measure format clean distclean
+	lab serve bench measure claims format clean distclean
 
 help:
 	@printf 'make book            run every notebook and build the site\n'
@@ -38,6 +38,7 @@ help:
 	@printf 'make types           mypy\n\n'
 	@printf 'make bench           speed, as ratios within one run (CASE=continual for some)\n'
 	@printf 'make measure         record run time and memory of every chapter\n'
+	@printf 'make claims          write the figures that marked sentences rest on\n'
 	@printf 'make clean           remove what was built\n'
 	@printf 'make distclean       remove the environment .venv too\n\n'
 	@printf 'The first of them sets up .venv. To keep a torch that is installed already:\n'
@@ -91,6 +92,9 @@ bench: ready
 
 measure: ready
 	@$(PY) tools/measure_chapters.py
+
+claims: ready
+	@$(PY) -m pytest -q -m claim --record-claims tests/experiments
 
 format: ready
 	@$(PY) -m ruff check --quiet --fix-only .
