@@ -235,6 +235,9 @@ def _logits_and_labels(
     return logits, labels
 
 
+NAMES = "The model's output", "The label"
+
+
 def _run(model: nn.Module, dataset: Dataset[Any], batch_size: int) -> tuple[Tensor, Tensor | None]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
@@ -245,8 +248,7 @@ def _run(model: nn.Module, dataset: Dataset[Any], batch_size: int) -> tuple[Tens
     with evaluating(model), torch.no_grad():
         for images, *rest in map(check_batch, loader(dataset, batch_size, shuffle=False)):
             output = model(images.to(device))
-            named = {"The model's output": output} | {"The label": label for label in rest[:1]}
-            for name, value in named.items():
+            for name, value in zip(NAMES, (output, *rest), strict=False):
                 if not isinstance(value, Tensor):
                     raise TypeError(f"{name} must be a tensor, got {type(value).__name__}.")
             outputs.append(output)
