@@ -142,6 +142,7 @@ def fit(
 
     Examples
     --------
+    >>> import torch
     >>> from torch.nn.functional import cross_entropy
     >>> _ = torch.manual_seed(0)
     >>> x = torch.randn(64, 2)
