@@ -12,10 +12,11 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import Dataset
 
 from tlcourse._checks import check_float_tensor, check_samples, refuse_random_augmentation, shape_of
 from tlcourse._modes import evaluating
+from tlcourse.training.batches import loader, rows_of
 from tlcourse.training.files import digest
 
 
@@ -32,6 +33,11 @@ class WithRecorded(Dataset[tuple[Tensor, ...]]):
 
     def __init__(self, dataset: Dataset[tuple[Tensor, ...]], recorded: Sequence[Tensor]) -> None:
         self.dataset, self.recorded = dataset, tuple(recorded)
+
+    def rows(self) -> tuple[Tensor, ...] | None:
+        """Return the tensors whose rows are the samples, or None where the data set makes them."""
+        rows = rows_of(self.dataset)
+        return None if rows is None else (*rows, *self.recorded)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -130,14 +136,10 @@ def _keep(columns: list[Tensor], rows: slice, parts: Sequence[Tensor], n_samples
 def _batches(
     dataset: Dataset[tuple[Tensor, ...]], n_samples: int, batch_size: int
 ) -> Iterator[list[Tensor]]:
-    # Tensors in memory are sliced; a loader would fetch and stack each image.
-    if (
-        isinstance(dataset, TensorDataset)
-        and type(dataset).__getitem__ is TensorDataset.__getitem__
-    ):
-        for start in range(0, n_samples, batch_size):
-            inputs, *others = dataset[start : start + batch_size]
-            yield [inputs.clone(), *others]  # a slice is the data set's own memory
-    else:
-        own = torch.Generator()  # or the loader would draw from the caller's
-        yield from DataLoader(dataset, batch_size=batch_size, shuffle=False, generator=own)
+    rows = rows_of(dataset)
+    if rows is None:
+        yield from loader(dataset, batch_size, shuffle=False)
+        return
+    for start in range(0, n_samples, batch_size):  # sliced, which copies the inputs alone
+        inputs, *others = (tensor[start : start + batch_size] for tensor in rows)
+        yield [inputs.clone(), *others]  # a slice is the data set's own memory
