@@ -57,7 +57,12 @@ def jacobian_matching_loss(
     not see one another: a student with BatchNorm in training mode mixes them through the batch's
     statistics, and the rows are then those of the batch's sum. The teacher gets no gradient. A
     module, or a method of one, runs as the teacher in eval mode; a plain function runs as it is:
-    put the networks in it into eval mode first.
+    put the networks in it into eval mode first. Both get copies of x, and run without PyTorch's
+    fused forms that have no second derivative: attention by its formula, and the recurrent layers
+    of a module without cuDNN. A student in half precision is compared in float32.
+
+    Under ``torch.compile`` the derivatives are those of ``torch.func``, which does not run
+    BatchNorm in training mode, and whether an output depends on x is not asked.
 
     Parameters
     ----------

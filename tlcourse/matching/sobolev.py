@@ -44,7 +44,8 @@ def sobolev_loss(
     see one another. The teacher gets no gradient. A module, or a method of one, runs as the teacher
     in eval mode; a plain function runs as it is: put the networks in it into eval mode first.
     Second derivatives of a network of ReLUs are 0 everywhere: use a smooth activation for
-    ``order=2``.
+    ``order=2``. As in `jacobian_matching_loss`, networks get copies of x and run without the fused
+    forms that have no second derivative, and half precision is compared in float32.
 
     Parameters
     ----------
