@@ -62,7 +62,8 @@ def jacobian_matching_loss(
     of a module without cuDNN. A student in half precision is compared in float32.
 
     Under ``torch.compile`` the derivatives are those of ``torch.func``, which does not run
-    BatchNorm in training mode, and whether an output depends on x is not asked.
+    BatchNorm in training mode, and whether an output depends on x is not asked. The compiler of an
+    old PyTorch, such as 2.4, does not take the loss as a whole.
 
     Parameters
     ----------
