@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Sequence, Sized
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,33 +100,33 @@ def traced(value: Tensor) -> bool:
     return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(value)
 
 
-def all_finite(*tensors: Tensor) -> bool:
-    """Return False if the sum of a tensor is not finite; True where a look is not free."""
-    return all(
-        math.isfinite(tensor.detach().sum().item()) for tensor in tensors if readable(tensor)
-    )
+def sum_is_finite(value: Tensor) -> bool:
+    """Return whether the sum is finite, one number read in place of all."""
+    value = value.detach()
+    return math.isfinite((value.sum() if value.ndim else value).item())
 
 
-def check_finite(loss: Tensor, **tensors: Tensor | Sequence[Tensor]) -> None:
+def check_finite(loss: Tensor, *, reached: bool = True, **tensors: Any) -> None:
     """Raise if the loss or one of the tensors is not finite, and name the tensor.
 
-    Not every infinite value reaches a loss: as a logit, minus infinity is a probability of 0. So
-    the sums are looked at; only where one is not finite, every number is. On a GPU and under
-    ``torch.compile`` nothing is looked at, see `readable`: there ``tlcourse.training.fit`` reads
-    the losses, many at a time.
+    Where a NaN or an infinite value of any tensor always reaches the loss, the loss alone is looked
+    at. ``reached=False`` says that it need not: as a logit, minus infinity is a probability of 0.
+    Then the sums of the tensors are looked at, too, and every number only where one is not finite.
+
+    On a GPU and under ``torch.compile`` nothing is looked at, see `readable`: there
+    ``tlcourse.training.fit`` reads the losses, many at a time. A tensor may be a list of them, if
+    it is ``reached``.
     """
     if not readable(loss):
         return
-    named: list[tuple[str, Tensor]] = []
+    if sum_is_finite(loss) and (reached or all(map(sum_is_finite, tensors.values()))):
+        return
     for name, value in tensors.items():
         if isinstance(value, Tensor):
-            named.append((name, value))
+            check_float_tensor(name, value)
         else:
-            named += [(f"{name}[{j}]", tensor) for j, tensor in enumerate(value)]
-    if all_finite(loss, *(tensor for _, tensor in named)):
-        return
-    for name, tensor in named:
-        check_float_tensor(name, tensor)
+            for j, tensor in enumerate(value):
+                check_float_tensor(f"{name}[{j}]", tensor)
     if not bool(torch.isfinite(loss).all()):
         raise ValueError(
             f"The loss is not finite though its inputs are: it overflows {loss.dtype}. "

@@ -158,5 +158,5 @@ def distillation_loss(
         # infinity.
         loss = torch.lerp(hard, loss, alpha) if alpha > 0 else hard
 
-    check_finite(loss, student_logits=student_logits, teacher_logits=teacher_logits)
+    check_finite(loss, reached=False, student_logits=student_logits, teacher_logits=teacher_logits)
     return loss

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tlcourse._checks import (
-    all_finite,
     at_least_float32,
     check_dtype,
     check_finite,
@@ -25,7 +24,9 @@ from tlcourse._checks import (
     check_logits_shape,
     check_number,
     check_targets,
+    readable,
     shape_of,
+    sum_is_finite,
     widened,
 )
 
@@ -147,7 +148,7 @@ def _divided(logits: Tensor, sigma: float) -> Tensor:
     check_number("sigma", sigma, above=0)
     check_logits_shape("logits", logits)
     divided = widened(logits) / sigma**2
-    if not all_finite(divided):
+    if readable(divided) and not sum_is_finite(divided):
         check_float_tensor("logits", logits)
         raise ValueError(
             f"sigma is {sigma:g}: logits / sigma^2 overflows {divided.dtype}. Take a larger sigma."
