@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 from notebooks import ONE_THREAD, ROOT, kernel_environment, sources, toc
-from run_chapters import run_chapters
+from run_chapters import has_cells, run_chapters
 
 BUILD = ROOT / "_build"
 HTML = BUILD / "html"
@@ -168,8 +168,7 @@ def build() -> list[str]:
         "chapters that ran before are taken from" if cache.is_dir() else "chapters will be kept in"
     )
     print(f"Executed {state} {cache.relative_to(ROOT)}", flush=True)
-    chapters = [path for path in sources().values() if path.suffix == ".ipynb"]
-    if problems := run_chapters(chapters, cache):
+    if problems := run_chapters(filter(has_cells, sources().values()), cache):
         return problems
 
     from jupyter_book.sphinx import build_sphinx  # type: ignore[import-untyped]

@@ -40,6 +40,23 @@ def place_of(path: Path, notebook: Any) -> str:
     return place
 
 
+def has_cells(path: Path) -> bool:
+    """Say whether a page is a notebook, be it written as one or in Markdown."""
+    from myst_nb.core.read import is_myst_markdown_notebook  # type: ignore[import-untyped]
+
+    return path.suffix == ".ipynb" or is_myst_markdown_notebook(path.read_text(encoding="utf-8"))
+
+
+def read(path: Path) -> Any:
+    """Return a page's notebook as MyST-NB reads it: by its cells the cache knows it again."""
+    import nbformat
+    from myst_nb.core.read import myst_nb_reader_plugin
+
+    if path.suffix == ".ipynb":
+        return nbformat.read(path, as_version=4)
+    return myst_nb_reader_plugin(str(path))
+
+
 def run_one(path: Path) -> tuple[str, float, str, str]:
     """Run one notebook.
 
@@ -52,7 +69,7 @@ def run_one(path: Path) -> tuple[str, float, str, str]:
     import nbformat
     from jupyter_cache.executors.utils import single_nb_execution  # type: ignore[import-untyped]
 
-    notebook = nbformat.read(path, as_version=4)
+    notebook = read(path)
     for cell in notebook.cells:
         if cell.cell_type == "code":  # what is there afterwards comes from this run
             cell.update(execution_count=None, outputs=[])
@@ -100,7 +117,7 @@ def run_chapters(paths: Iterable[Path], cache: Path) -> list[str]:
     waiting = []
     for path in paths:
         try:
-            store.match_cache_notebook(nbformat.read(path, as_version=4))
+            store.match_cache_notebook(read(path))
         except KeyError:
             waiting.append(path)
     if not waiting:

@@ -58,6 +58,30 @@ def test_chapters_run_once_and_side_by_side(here, capsys):
     assert merged.cells[2].outputs[0]["text"] == "two\n"
 
 
+def test_a_page_in_markdown_runs_as_mystnb_reads_it(here):
+    page = here / "page.md"
+    front = "---\njupytext:\n  text_representation:\n    format_name: myst\n"
+    front += "kernelspec:\n  name: python3\n  display_name: Python 3\n---\n"
+    page.write_text(
+        f"{front}\n# Title\n\n```{{code-cell}} ipython3\n1 + 1\n```\n", encoding="utf-8"
+    )
+    assert run_chapters.has_cells(page)
+    assert run_chapters.run_chapters([page], here / "cache") == []
+
+    from jupyter_cache import get_cache
+    from myst_nb.core.config import NbParserConfig
+    from myst_nb.core.read import create_nb_reader
+    from myst_parser.config.main import MdParserConfig
+
+    text = page.read_text("utf-8")
+    reader = create_nb_reader(str(page), MdParserConfig(), NbParserConfig(), text)
+    _, merged = get_cache(str(here / "cache")).merge_match_into_notebook(reader.read(text))
+    assert merged.cells[1].outputs[0]["data"]["text/plain"] == "2"
+
+    page.write_text("# Title\n", encoding="utf-8")
+    assert not run_chapters.has_cells(page)
+
+
 def test_a_failing_cell_is_named_and_what_ran_is_kept(here, capsys):
     good = write(here / "good.ipynb", "1 + 1")
     bad = write(here / "bad.ipynb", "a = 0", "b = 1\nb / a")
