@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from tlcourse import cli, doctor, experiments
 from tlcourse.data import LabelledImages
 from tlcourse.experiments import Experiment, Row
+from tlcourse.experiments._engine import places as place_module
 
 
 def load(settings) -> dict[str, LabelledImages]:
@@ -139,6 +140,81 @@ def test_run_goes_on_and_fresh_starts_again():
     assert "is done already" not in output("run", "tiny", "--fresh")
 
 
+def test_single_seeds_join_what_is_there(machine):
+    output("run", "tiny", "--seed", "4", "--seed", "1")
+    text = output("run", "tiny", "--seed", "0")
+    assert "3 seeds" in text
+    record = json.loads((machine / "results" / "tiny-quick.json").read_text(encoding="utf-8"))
+    assert record["seeds"] == [0, 1, 4]
+    assert record["rows"][0]["values"] == [3.0, 4.0, 7.0]
+    assert [made["seeds"] for made in record["runs"]] == [[4], [1], [0]]
+
+
+def test_merge(machine):
+    for seed in "20":
+        output("run", "tiny", "--seed", seed, "--out", f"machine-{seed}")
+    text = output("merge", "machine-2/tiny-quick.json", "machine-0/tiny-quick.json")
+    assert "A model of nothing (quick)" in text
+    record = json.loads((machine / "results" / "tiny-quick.json").read_text(encoding="utf-8"))
+    assert record["seeds"] == [0, 2]
+    output("merge", "machine-2/tiny-quick.json", "--out", "there")
+    assert (machine / "there" / "tiny-quick.json").exists()
+
+
+def test_list_one(monkeypatch):
+    assert output("list", "kd-digits").splitlines()[-4:] == [
+        "    code     tlcourse/experiments/distillation/kd.py",
+        "    test     tests/experiments/distillation/test_kd.py",
+        "    chapter  book/methods/distillation.ipynb",
+        "    result   not recorded yet; `tlcourse run kd-digits --profile full` does it",
+    ]
+    monkeypatch.undo()
+    lines = output("list", "at-cifar10-nin").splitlines()
+    assert lines[0].startswith("at-cifar10-nin  Attention transfer between networks in networks")
+    assert lines[-4:] == [
+        "    code     tlcourse/experiments/matching/at.py",
+        "    test     tests/experiments/matching/test_at.py",
+        "    chapter  book/methods/matching-features.ipynb",
+        "    result   book/results/at-cifar10-nin.json",
+    ]
+
+
+def test_list_one_where_the_package_is_installed(machine, monkeypatch):
+    """The code and the recorded result are there; test and chapter are in a clone alone."""
+    for file in ("tlcourse/experiments/distillation/kd.py", "recorded/_results/kd-digits.json"):
+        (machine / file).parent.mkdir(parents=True)
+        (machine / file).touch()
+    monkeypatch.setattr(place_module, "ROOT", machine)
+    monkeypatch.setenv("COLUMNS", "100")
+    alone = "(in a clone; this is the package alone)"
+    assert " ".join(output("list", "kd-digits").split()).endswith(
+        f"code {machine}/tlcourse/experiments/distillation/kd.py "
+        f"test tests/experiments/distillation/test_kd.py {alone} "
+        f"chapter book/methods/distillation.ipynb {alone} "
+        f"result {machine}/recorded/_results/kd-digits.json"
+    )
+
+
+def test_list_names_what_is_missing_in_a_clone(machine, monkeypatch):
+    (machine / "tests").mkdir()
+    monkeypatch.setattr(place_module, "ROOT", machine)
+    text = output("list", "kd-digits")
+    assert "code     tlcourse/experiments/distillation/kd.py (missing)" in text
+    assert "test     tests/experiments/distillation/test_kd.py (missing)" in text
+
+
+def test_home_may_be_written_as_a_tilde(machine, monkeypatch):
+    """As in a script or a notebook, where no shell expands it."""
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(machine / "home"))
+    output("run", "tiny", "--out", "~/results")
+    assert (machine / "home" / "results" / "tiny-quick.json").exists()
+    assert "A model of nothing" in output("compare", "tiny", "--out", "~/results")
+    output("merge", "~/results/tiny-quick.json", "--out", "~/merged")
+    assert (machine / "home" / "merged" / "tiny-quick.json").exists()
+    assert not (machine / "~").exists()
+
+
 def test_several_at_once(monkeypatch):
     other = Experiment(**{**vars(TINY), "name": "other"})
     monkeypatch.setitem(experiments.EXPERIMENTS, "other", other)
@@ -151,6 +227,22 @@ def test_without_names_run_shows_its_usage():
     assert result.exit_code == 2
     assert "Usage" in result.output
     assert "names" in result.output.lower()
+
+
+def test_seeds_are_counted_or_named():
+    result = invoke("run", "tiny", "--seeds", "3", "--seed", "1")
+    assert result.exit_code == 2
+    assert "not both" in result.output
+    assert invoke("run", "tiny", "--seed", "-1").exit_code == 2
+
+
+def test_what_does_not_go_together_is_one_line(machine, monkeypatch, capsys):
+    output("run", "tiny", "--out", "a", "--seed", "0")
+    use(monkeypatch, settings={"quick": {"error": 9.0}})
+    output("run", "tiny", "--out", "b", "--seed", "1")
+    code, out, err = main(monkeypatch, capsys, "merge", "a/tiny-quick.json", "b/tiny-quick.json")
+    assert (code, out) == (1, "")
+    assert "settings, 'error', is 9.0, not 3.0" in err
 
 
 @pytest.mark.parametrize("arguments", [[], ["data"]])
@@ -175,6 +267,10 @@ def test_without_a_command_there_is_help(arguments):
         (["compare", "tiny", "--out", "none"], "`tlcourse run tiny --profile full` writes it."),
         (["data", "fetch", "mnits"], "Did you mean 'mnist'"),
         (["run", "tiny", "--out", "file"], "Choose another: --out FOLDER."),
+        (["list", "kd-mnits"], "Did you mean 'kd-mnist'"),
+        (["list", "tiny"], "tiny is defined in "),
+        (["merge", "none.json"], "There is no result file none.json."),
+        (["merge", "file"], "file is not a result file"),
     ],
     ids=" ".join,
 )
@@ -318,5 +414,5 @@ def test_the_module_runs_as_a_command(machine):
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    for command in ("list", "run", "compare", "data", "doctor"):
+    for command in ("list", "run", "merge", "compare", "data", "doctor"):
         assert f" {command} " in done.stdout

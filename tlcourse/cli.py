@@ -110,6 +110,7 @@ def run(
     Seeds that a result file has already, of the same settings and data, stay in it.
     """
     from tlcourse import experiments
+    from tlcourse.training._processes import accelerator
 
     if seeds is not None and seed:
         raise typer.BadParameter("give a number of --seeds or each --seed, not both.")
@@ -123,7 +124,8 @@ def run(
             fresh=fresh,
             say=typer.echo,
         )
-        _print_result(result)
+        if accelerator().is_main_process:
+            _print_result(result)
 
 
 @app.command()

@@ -13,6 +13,7 @@ numbers, texts and lists, put into SCENARIOS.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import signal
@@ -24,7 +25,10 @@ from torch import distributed, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, TensorDataset
 
+from tlcourse import experiments
 from tlcourse.continual import LearningWithoutForgetting, ProgressiveNetwork
+from tlcourse.data import LabelledImages
+from tlcourse.experiments import Experiment, Row, run
 from tlcourse.finetuning import UnfreezeSchedule, freeze
 from tlcourse.matching import jacobian_matching_loss
 from tlcourse.metrics import accuracy, predict
@@ -312,6 +316,94 @@ def after_fit(_):
     return {}
 
 
+# --- experiments ----------------------------------------------------------------------------------
+
+
+def noise(n, n_classes=3, *, size=16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.rand(n, 1, size, size, generator=generator)
+    return LabelledImages(
+        pixels, torch.arange(n) % n_classes, tuple("abcdefghij"[:n_classes]), f"noise {seed}"
+    )
+
+
+def of_the_runner(folder, experiment, data, seeds, **changes):
+    """Run an experiment with other settings, all its files in a folder; return what must agree."""
+    os.environ["TLCOURSE_CACHE"] = str(folder / "cache")
+    settings = {"quick": dict(experiment.settings["quick"]) | changes}
+    said = []
+    result = run(
+        dataclasses.replace(experiment, settings=settings, load=lambda _: data),
+        profile="quick",
+        seeds=seeds,
+        out=folder / "results",
+        say=said.append,
+    )
+    return {
+        "said": said,
+        "values": {key: list(row.values) for key, row in result.rows.items()},
+        "resumed": [made["resumed"] for made in result.record["runs"]],
+        "processes": [made["processes"] for made in result.record["runs"]],
+    }
+
+
+def small(run_seed):
+    rows = (Row("mean", "of the logits"),)
+    return Experiment(
+        *("small", "Small", "none", "1", "lower", rows, "", {"quick": {}}, {"quick": 1}),
+        load=lambda _: {},
+        run_seed=run_seed,
+    )
+
+
+def trained_seed(data, settings, seed, folder):
+    model = make_mlp(seed)
+    train(model, data=TensorDataset(*make_data().tensors), checkpoint=folder / "a.safetensors")
+    return {"mean": float(predict(model, make_data()).mean())}
+
+
+def an_experiment(folder):
+    """Three seeds, of which the first is done before, and then all again."""
+    first = of_the_runner(folder, small(trained_seed), {}, [7])
+    seeds = of_the_runner(folder, small(trained_seed), {}, [7, 3, 5])
+    return {"first": first, "seeds": seeds}
+
+
+def a_killed_experiment(folder):
+    """Killed after its training; a process alone may have been so quick as to end another way."""
+
+    def killed(data, settings, seed, folder):
+        trained_seed(data, settings, seed, folder)
+        raise Killed
+
+    with contextlib.suppress(Killed):
+        of_the_runner(folder, small(killed), {}, [3])
+    return of_the_runner(folder, small(trained_seed), {}, [3, 4])
+
+
+def a_refused_experiment(folder):
+    """The first process alone reads the result file, and all hear what is wrong with it."""
+    of_the_runner(folder, small(trained_seed), {}, [3, 4])
+    try:
+        of_the_runner(folder, small(trained_seed), {}, [3], other="settings")
+    except ValueError as error:
+        return {"message": str(error)}
+    raise AssertionError("seeds with other settings were mixed")
+
+
+def forgetting_digits(folder):
+    data = {"train": noise(60, 10, size=8), "test": noise(40, 10, size=8, seed=1)}
+    small = {"widths": [16], "epochs": 2, "warm_up_epochs": 1, "batch_size": 7}
+    return of_the_runner(folder, experiments.get("forgetting-digits"), data, [0], **small)
+
+
+def at_transfer(folder):
+    data = {"source": noise(30, 5), "train": noise(24, seed=1), "test": noise(21, seed=2)}
+    small = {"teacher": "SmallResNet-4", "student": "SmallResNet-2", "labels_per_class": 5}
+    epochs = {"source_epochs": 1, "epochs": 2, "batch_size": 7}
+    return of_the_runner(folder, experiments.get("at-transfer"), data, [0], **small, **epochs)
+
+
 SAME = {
     "even": divided(64, 16),
     "uneven": divided(50, 8),
@@ -339,6 +431,11 @@ OTHERS = {
     "written and shown": written_and_shown,
     "folders of their own": folders_of_their_own,
     "after fit": after_fit,
+    "an experiment": an_experiment,
+    "a killed experiment": a_killed_experiment,
+    "a refused experiment": a_refused_experiment,
+    "forgetting-digits": forgetting_digits,
+    "at-transfer": at_transfer,
 }
 SCENARIOS = SAME | OTHERS
 

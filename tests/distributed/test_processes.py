@@ -18,6 +18,7 @@ PATIENCE = 1800  # seconds; it ends a launch that hangs, however slow the machin
 
 _spec = importlib.util.spec_from_file_location("distributed_scenarios", PROGRAM)
 scenarios = importlib.util.module_from_spec(_spec)
+sys.modules[_spec.name] = scenarios  # where its experiments' code is looked for
 _spec.loader.exec_module(scenarios)
 
 pytestmark = pytest.mark.xdist_group("distributed")
@@ -123,6 +124,60 @@ def test_a_checkpoint_must_be_seen_by_all(found):
         message = found["folders of their own"][i]["message"]
         assert f"Process {i} finds {epochs} finished epochs" in message
         assert "all machines share" in message
+
+
+def said(name, *lines):
+    return [f"{name} (quick): {line}" for line in lines]
+
+
+def test_an_experiment_s_lines_and_files_come_from_the_first_process(found, tmp_path, monkeypatch):
+    first, second = found["an experiment"]
+    alone = ["seed 7 is done already", "seed 3", "seed 5"]
+    assert first["seeds"]["said"][:4] == said("small", "loading data", *alone)
+    assert [len(first[part]["said"]) for part in ("first", "seeds")] == [3, 5]
+    for part in ("first", "seeds"):
+        assert second[part]["said"] == []
+        assert first[part]["values"] == second[part]["values"]
+        assert first[part]["resumed"] == second[part]["resumed"]
+    assert first["seeds"]["resumed"] == [False] * 3
+    assert first["seeds"]["processes"] == [2] * 3
+    monkeypatch.setenv("TLCOURSE_CACHE", "")  # put back afterwards
+    one = scenarios.an_experiment(tmp_path)["seeds"]
+    assert one["said"][:4] == first["seeds"]["said"][:4]
+    assert_near(one["values"], first["seeds"]["values"], 1e-6)
+
+
+def test_a_killed_experiment_is_marked_where_it_was_killed(found):
+    first, second = found["a killed experiment"]
+    assert first["resumed"] == second["resumed"] == [True, False]
+    assert first["values"] == second["values"]
+
+
+def test_what_a_result_file_refuses_all_processes_hear(found):
+    first, second = found["a refused experiment"]
+    assert first == second
+    assert "settings, 'other', is 'settings', not 'absent'" in first["message"]
+
+
+def test_forgetting_digits_runs_in_two_processes(found, tmp_path, monkeypatch):
+    first, second = found["forgetting-digits"]
+    assert first["values"] == second["values"]
+    monkeypatch.setenv("TLCOURSE_CACHE", "")
+    alone = scenarios.forgetting_digits(tmp_path)["values"]
+    assert alone.keys() == first["values"].keys()
+    # The old loss of LwF begins where its gradient is 0, and AdamW makes of what rounding leaves of
+    # it steps as long as any: its rows may end elsewhere.
+    for row in alone:
+        if "lwf" not in row:
+            assert_near(alone[row], first["values"][row], 1e-6)
+
+
+def test_at_transfer_runs_in_two_processes(found):
+    """BatchNorm sees other batches there: the numbers are not those of one process."""
+    first, second = found["at-transfer"]
+    assert first["values"] == second["values"]
+    assert set(first["values"]) == {"student", "kd", "at", "teacher"}
+    assert all(0 <= error <= 100 for (error,) in first["values"].values())
 
 
 def test_a_process_that_dies(died):

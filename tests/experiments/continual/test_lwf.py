@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import types
 
-import accelerate
 import pytest
 import torch
 import torch.nn.functional as F
@@ -123,7 +122,7 @@ def test_each_process_draws_its_own_old_images(monkeypatch):
     losses = []
     for index in range(3):
         process = types.SimpleNamespace(process_index=index)
-        monkeypatch.setattr(accelerate, "PartialState", lambda process=process: process)
+        monkeypatch.setattr(module, "accelerator", lambda process=process: process)
         losses.append(float(module._joint(OLD, 7)(net, NEW[[0, 1]])))
     assert len(set(losses)) == 3
 

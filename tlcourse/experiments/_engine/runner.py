@@ -33,9 +33,10 @@ from tlcourse.experiments._engine.results import (
     write_json,
 )
 from tlcourse.settings import PROFILES, cache_dir, current_profile, seed_everything
+from tlcourse.training._processes import accelerator
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
+    from accelerate import Accelerator
 ENGINE = "tlcourse.experiments._engine"  # it keeps the numbers and does not change them
 PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "scikit-learn")
 
@@ -90,8 +91,6 @@ def run(
     OSError
         If a file cannot be written. The seeds that are done remain.
     """
-    from accelerate import PartialState
-
     profile = profile or current_profile()
     check_choice("profile", profile, PROFILES)
     seeds = list(range(experiment.seeds[profile])) if seeds is None else list(seeds)
@@ -101,7 +100,7 @@ def run(
         raise ValueError(f"seeds must be one or more different integers, got {seeds}.")
     path = expand(out, "out") / file_name(experiment.name, profile)
 
-    processes = PartialState()
+    processes = accelerator()
     first = functools.partial(_first_for_all, processes)
 
     def tell(line: str) -> None:
@@ -161,7 +160,7 @@ def run(
 
 
 def _first_for_all(
-    processes: PartialState, ask: Callable[..., Any], *arguments: Any, **named: Any
+    processes: Accelerator, ask: Callable[..., Any], *arguments: Any, **named: Any
 ) -> Any:
     """Return, in every process, what the first one was answered, or raise what it raised.
 

@@ -44,6 +44,7 @@ from tlcourse.finetuning import freeze
 from tlcourse.models import SmallResNet
 from tlcourse.source import glyph_network
 from tlcourse.training import cosine_decay
+from tlcourse.training._processes import accelerator
 
 METHODS = {
     "lwf": "LwF",
@@ -119,11 +120,8 @@ def _lfl(weight: float) -> Objective:
 
 def _joint(old: LabelledImages, seed: int) -> Objective:
     """Return the joint loss; each batch gets as many old images as it has new ones."""
-    from accelerate import PartialState
-
     # Each process draws its own, the first one as a single one does.
-    seed += 2**32 * PartialState().process_index
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + 2**32 * accelerator().process_index)
 
     def objective(net: LearningWithoutForgetting, batch: tuple[Tensor, ...]) -> Tensor:
         images, labels = batch
