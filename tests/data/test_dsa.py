@@ -143,17 +143,17 @@ def test_a_copy_that_is_not_complete(folder, root):
     path = folder / "a03" / "p2" / "s01.txt"
     text = path.read_text()
     path.unlink()
-    with pytest.raises(ValueError, match=r"a03.p2 holds 1 segments lacks s01.txt"):
+    with pytest.raises(ValueError, match=r"a03.p2 has 1 segments and another .* 2; .* is s01.txt"):
         dsa(root, activities=ACTIVITIES)
     (folder / "a03" / "p2" / "s02.txt").write_text(text)
-    with pytest.raises(ValueError, match=r"a03.p2 holds 2 segments lacks s01.txt"):
+    with pytest.raises(ValueError, match=r"a03.p2 has 2 segments and another .* 2; .* is s01.txt"):
         dsa(root, activities=ACTIVITIES)
     for left in (folder / "a03" / "p2").iterdir():
         left.unlink()
     (folder / "a03" / "p2").rmdir()
-    with pytest.raises(ValueError, match=r"a03.p2 holds 0 segments"):
+    with pytest.raises(ValueError, match=r"a03.p2 has 0 segments"):
         dsa(root, activities=ACTIVITIES)
-    with pytest.raises(ValueError, match=r"a09.p1 holds 0 segments"):
+    with pytest.raises(ValueError, match=r"a09.p1 has 0 segments"):
         dsa(root, activities=(7, 9))
 
 
@@ -171,6 +171,9 @@ def test_parsed_once_for_all_units(root, monkeypatch):
     dsa(root, activities=ACTIVITIES, unit="left leg", matched=True)
     monkeypatch.setattr(module, "read_numbers", read)
     assert dsa(root, activities=(7, 3)).labels[0] == 0
+    last = root / "dsa" / "data" / "a07" / "p8" / "s03.txt"
+    last.write_text(last.read_text().replace("7830,", "7831,", 1))
+    assert dsa(root, activities=ACTIVITIES).windows[-1, 0, 0] == 7831
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,15 @@ def test_parsed_once_for_both_rates(root, monkeypatch):
     monkeypatch.setattr(module, "read_numbers", lambda *_, **__: pytest.fail("parsed again"))
     assert uci_har(root)[1].fingerprint() == first
     uci_har(root, matched=True)
-    monkeypatch.undo()
+
+
+def test_a_file_that_changed_is_parsed_again(folder, root):
+    uci_har(root)
+    edit(folder / "test" / "y_test.txt", 2, "4")
+    edit(folder / "test" / "Inertial Signals" / "body_gyro_z_test.txt", 2, " ".join(["7"] * 128))
+    _, test = uci_har(root)
+    assert test.classes[test.labels[1]] == "sitting"
+    assert (test.windows[1, :, 5] == 7).all()
 
 
 def test_refuses():

@@ -176,11 +176,10 @@ def _files(folder: Path, activities: Sequence[int]) -> dict[tuple[int, int], lis
     for (activity, person), names in counts.items():
         if names != most or not names:
             here = folder / f"a{activity:02}" / f"p{person}"
-            absent = sorted(set(most) - set(names))
-            lacks = f" lacks {absent[0]}, which others have" if absent else " is another set"
+            other = sorted(set(most) ^ set(names))
             raise ValueError(
-                f"{here} holds {len(names)} segments{lacks if names else ''}, and others have "
-                f"{len(most)}. {INCOMPLETE}"
+                f"{here} has {len(names)} segments and another folder {len(most)}; the first that "
+                f"only one has is {other[0] if other else 's01.txt'}. {INCOMPLETE}"
             )
     return files
 
