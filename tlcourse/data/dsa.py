@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from tlcourse._checks import check_choice
+from tlcourse.data.folder import is_clutter
 from tlcourse.data.recordings import (
     INCOMPLETE,
     ByHand,
@@ -162,7 +163,7 @@ def _files(folder: Path, activities: Sequence[int]) -> dict[tuple[int, int], lis
     for activity in activities:
         for person in range(1, PEOPLE + 1):
             here = folder / f"a{activity:02}" / f"p{person}"
-            segments = sorted(path for path in here.glob("*.txt") if not path.name.startswith("."))
+            segments = sorted(path for path in here.glob("*.txt") if not is_clutter(path.name))
             for path in segments:
                 match = re.fullmatch(r"s(\d\d)\.txt", path.name)
                 if match is None or not 1 <= int(match[1]) <= SEGMENTS:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +18,8 @@ import torch
 from torch import Tensor
 
 from tlcourse._checks import check_int
-from tlcourse.data.store import Found, first, in_words, places, writing
-from tlcourse.settings import cache_dir
+from tlcourse.data.kept import keep_once
+from tlcourse.data.store import Found, first, in_words, places
 
 VERSION = 1  # of what is kept
 INCOMPLETE = "The copy is not complete, or not as published: unpack the archive again."
@@ -185,53 +183,15 @@ def parsed_once(
     """Return what ``parse`` makes of the files, from the cache folder if it was kept there.
 
     It is kept under a key of the settings and of the files' names and contents, so a file that
-    changes, even back, is never answered with old numbers. Without room for it the next call parses
-    again, and this one goes on with a warning.
+    changes, even back, is never answered with old numbers.
     """
     digest = hashlib.sha256(repr((VERSION, settings)).encode())
     for path in files:
         content = _content(path)
         digest.update(f"{path.parent.name}/{path.name} {len(content)}\n".encode())
         digest.update(content)
-    try:
-        kept = cache_dir() / "parsed" / f"{name}-{digest.hexdigest()[:16]}.safetensors"
-    except OSError as error:
-        warnings.warn(f"The parsed recordings are not kept: {error}", stacklevel=3)
-        return _as_tensors(parse())
-    if (tensors := _load(kept)) is None:
-        tensors = _as_tensors(parse())
-        _keep(kept, tensors)
-    return tensors
-
-
-def _load(kept: Path) -> dict[str, Tensor] | None:
-    """Return the kept tensors, or None if there are none or the file is broken."""
-    from safetensors import SafetensorError, safe_open
-
-    if not kept.exists():
-        return None
-    try:
-        with safe_open(kept, "pt") as file:
-            sums = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError):
-        return None
-    whole = set(sums) == set(tensors) and all(sums[key] == _sum(t) for key, t in tensors.items())
-    return tensors if whole else None
-
-
-def _keep(kept: Path, tensors: dict[str, Tensor]) -> None:
-    from safetensors.torch import save
-
-    try:
-        with writing(kept) as file:
-            file.write(save(tensors, {key: _sum(tensor) for key, tensor in tensors.items()}))
-    except OSError as error:
-        warnings.warn(f"The parsed recordings are not kept: {error}", stacklevel=4)
-
-
-def _sum(tensor: Tensor) -> str:
-    return f"{zlib.crc32(tensor.numpy().data):08x}"
+    name = f"{name}-{digest.hexdigest()[:16]}"
+    return keep_once("parsed", name, "parsed recordings", lambda: _as_tensors(parse()))
 
 
 def _as_tensors(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
