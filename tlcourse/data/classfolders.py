@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,14 +18,14 @@ import torch
 from torch import Tensor
 
 from tlcourse.data.folder import is_clutter
-from tlcourse.data.store import Found, writing
-from tlcourse.settings import cache_dir
+from tlcourse.data.kept import keep_once
+from tlcourse.data.store import Found
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 PARTS = ("train", "test")
 OTHERWISE = {"train": "training", "test": "testing"}  # what some copies call them
 TOGETHER = 500  # files that one thread decodes in one go
-VERSION = 1  # of the cached form
+VERSION = 2  # of the cached form
 
 
 @dataclass(frozen=True)
@@ -119,22 +117,12 @@ def read(folder: Path, form: Form) -> tuple[dict[str, tuple[Tensor, Tensor]], st
 
 def _decode_once(folder: Path, flat: dict[str, list[Path]], form: Form) -> dict[str, Tensor]:
     """Return the decoded images of both parts, from the cache if it has them."""
-    shapes: dict[str, tuple[int, ...]] = {
-        part: (len(flat[part]), _channels(form), form.side, form.side) for part in PARTS
-    }
-    try:
-        kept = cache_dir() / "decoded" / f"{form.name}-{_key(folder, flat)}.safetensors"
-    except OSError as error:
-        warnings.warn(f"The decoded images are not kept: {error}", stacklevel=4)
-        return _decode(flat, form)
-    if (images := _load(kept, shapes)) is None:
-        images = _decode(flat, form)
-        _keep(kept, images)
-    return images
+    name = f"{form.name}-{_key(folder, flat, form)}"
+    return keep_once("decoded", name, "decoded images", lambda: _decode(flat, form))
 
 
-def _key(folder: Path, flat: dict[str, list[Path]]) -> str:
-    digest = hashlib.sha256(f"{VERSION}".encode())
+def _key(folder: Path, flat: dict[str, list[Path]], form: Form) -> str:
+    digest = hashlib.sha256(f"{VERSION} {form}".encode())
     for part in PARTS:
         for path in flat[part]:
             try:
@@ -144,40 +132,6 @@ def _key(folder: Path, flat: dict[str, list[Path]]) -> str:
             line = f"{path.relative_to(folder).as_posix()} {stat.st_size} {stat.st_mtime_ns}\n"
             digest.update(line.encode())
     return digest.hexdigest()[:16]
-
-
-def _load(kept: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
-    """Return the kept images, or None if there are none or the file is broken."""
-    from safetensors import SafetensorError, safe_open
-
-    if not kept.exists():
-        return None
-    try:
-        with safe_open(kept, "pt") as file:
-            sums = file.metadata() or {}
-            images = {part: file.get_tensor(part) for part in PARTS}
-    except (SafetensorError, OSError):
-        return None
-    for part in PARTS:
-        whole = tuple(images[part].shape) == shapes[part] and images[part].dtype == torch.uint8
-        if not whole or sums.get(part) != _sum(images[part]):
-            return None
-    return images
-
-
-def _keep(kept: Path, images: dict[str, Tensor]) -> None:
-    """Keep the images; without room for them the next call decodes again, and this one goes on."""
-    from safetensors.torch import save
-
-    try:
-        with writing(kept) as file:
-            file.write(save(images, {part: _sum(images[part]) for part in PARTS}))
-    except OSError as error:
-        warnings.warn(f"The decoded images are not kept: {error}", stacklevel=5)
-
-
-def _sum(images: Tensor) -> str:
-    return f"{zlib.crc32(images.numpy().data):08x}"
 
 
 def _decode(flat: dict[str, list[Path]], form: Form) -> dict[str, Tensor]:

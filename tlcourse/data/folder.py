@@ -28,7 +28,7 @@ from torch import Tensor
 
 from tlcourse._checks import check_int, near
 from tlcourse._files import expand
-from tlcourse.data.labelled import LabelledImages, check_classes
+from tlcourse.data.labelled import LabelledImages, check_names
 from tlcourse.data.store import in_words
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def image_folder(
     folder = _existing_folder(root)
     if classes is None:
         classes = _classes_of_training(folder) or _classes(folder)
-    check_classes(classes)
+    check_names("classes", classes)
     here = _of_classes(folder, classes)
     files = [_images_in(folder / name) if name in here else [] for name in classes]
     empty = [name for name, found in zip(classes, files, strict=True) if name in here and not found]

@@ -19,9 +19,10 @@ EMBEDDED = {
     "glyphs": ("drawn from Matplotlib's fonts", "as many as asked for"),
     "surfaces": ("cut from photographs of scikit-image and scikit-learn", "as many as asked for"),
     "scenes": ("put together from scikit-learn's digits", "as many as asked for"),
+    "imu": ("simulated", "as many as asked for"),
 }
-PACKAGED = ("mnist5k",)
-REAL = ("mnist", "cifar10")
+PACKAGED = ("mnist5k", "basic_motions")
+REAL = ("mnist", "cifar10", "dsa", "hapt", "uci_har")
 
 
 class DataRow(NamedTuple):
@@ -42,7 +43,8 @@ class DataRow(NamedTuple):
 def status(root: str | os.PathLike[str] | None = None) -> list[DataRow]:
     """Return one row for each data set and for the ImageNet weights; fetch nothing.
 
-    The files of real sets are checked as their loaders do, images in class folders only counted.
+    The files of real sets are checked as their loaders do, images in class folders only counted
+    and of recordings only the names looked at.
 
     Parameters
     ----------
@@ -77,7 +79,7 @@ def fetch(name: str, root: str | os.PathLike[str] | None = None) -> DataRow:
     ----------
     name
         ``"mnist"`` or ``"cifar10"``; for a set that comes with the course or in a package the row
-        says that nothing is to do.
+        says that nothing is to do, for one that is fetched by hand how.
     root
         Where to look first and to download into.
 
@@ -112,7 +114,9 @@ def fetch(name: str, root: str | os.PathLike[str] | None = None) -> DataRow:
         return _packaged_row(name, "package", lambda: file)._replace(
             todo="nothing: it came with its package"
         )
-    _module(name).fetch(root)
+    module = _module(name)
+    if hasattr(module, "fetch"):
+        module.fetch(root)
     return _real_row(name, root)
 
 
@@ -137,6 +141,8 @@ def _real_row(name: str, root: str | os.PathLike[str] | None) -> DataRow:
         found = module.find(root)
         if found is None:
             looked = ", ".join(str(place) for place in places(root))
+            if not hasattr(module, "remotes"):  # nothing that could be checked after a download
+                return DataRow(name, "real", looked, "", "missing", module.todo())
             size = in_words(sum(remote.size for remote in module.remotes()))
             todo = f"tlcourse data fetch {name} (or set TLCOURSE_DATA to a folder that has it)"
             return DataRow(name, "real", looked, f"{size} to download", "missing", todo)
