@@ -3,6 +3,7 @@
 #
 #   TORCH=system    keep the torch and torchvision that the machine has (README.md says when)
 #   PYTHON=path     the Python to build on; otherwise the newest of python3.13, 3.12, 3.11, python3
+#   CASE=name       what `make bench` times: a case or a family (otherwise all)
 #   PORT=8000       where `make serve` shows the site
 
 SHELL := /bin/sh
@@ -19,8 +20,8 @@ BOOTSTRAP := tools/bootstrap.py \
 	$(if $(call given,TORCH),--torch "$(call given,TORCH)") \
 	$(if $(call given,PYTHON),--python "$(call given,PYTHON)")
 
-.PHONY: help ready book test test-unit test-notebooks test-site lint types lab serve bench measure \
-	format clean distclean
+.PHONY: help ready book test test-unit test-notebooks test-site test-lowest test-newest lint types \
+	lab serve bench measure claims format clean distclean
 
 help:
 	@printf 'make book            run every notebook and build the site\n'
@@ -31,10 +32,13 @@ help:
 	@printf 'make test-unit       unit tests, doctests, equation tests\n'
 	@printf 'make test-notebooks  every notebook against its recorded outputs\n'
 	@printf 'make test-site       build the site, then check its pages\n'
+	@printf 'make test-lowest     unit tests with the oldest versions allowed (takes 6 GB)\n'
+	@printf 'make test-newest     unit tests, notebooks and site with the newest of everything\n'
 	@printf 'make lint            ruff, and the stored form of the notebooks\n'
 	@printf 'make types           mypy\n\n'
-	@printf 'make bench           speed, as ratios within one run\n'
+	@printf 'make bench           speed, as ratios within one run (CASE=continual for some)\n'
 	@printf 'make measure         record run time and memory of every chapter\n'
+	@printf 'make claims          write the figures that marked sentences rest on\n'
 	@printf 'make clean           remove what was built\n'
 	@printf 'make distclean       remove the environment .venv too\n\n'
 	@printf 'The first of them sets up .venv. To keep a torch that is installed already:\n'
@@ -63,6 +67,12 @@ test-notebooks: ready
 test-site: ready
 	@$(PY) tools/check.py site pages
 
+test-lowest: ready
+	@$(PY) tools/versions.py lowest
+
+test-newest: ready
+	@$(PY) tools/versions.py newest
+
 lint: ready
 	@$(PY) tools/check.py lint format stored
 
@@ -78,10 +88,13 @@ serve:
 	@$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
 bench: ready
-	@$(PY) tools/bench.py
+	@$(PY) tools/bench $(CASE)
 
 measure: ready
 	@$(PY) tools/measure_chapters.py
+
+claims: ready
+	@$(PY) -m pytest -q -m claim --record-claims tests/experiments
 
 format: ready
 	@$(PY) -m ruff check --quiet --fix-only .

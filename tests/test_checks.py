@@ -106,6 +106,74 @@ def test_random_augmentation():
         _checks.refuse_random_augmentation([([1.0], 0)])
 
 
+class Late(TensorDataset):
+    """Images of some classes alone are changed, those from the sixth on, and not every time."""
+
+    def __init__(self, *tensors, period):
+        super().__init__(*tensors)
+        self.period, self.calls = period, {}
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        self.calls[index] = self.calls.get(index, 0) + 1
+        changed = index >= 5 and self.calls[index] % self.period == 0
+        return (image + 1 if changed else image), label
+
+
+@pytest.mark.parametrize("period", [2, 3, 4])
+def test_random_augmentation_of_some_samples_some_of_the_time(period):
+    x, y = torch.rand(60, 4), torch.zeros(60, dtype=torch.int64)
+    with pytest.raises(ValueError, match="another input for sample"):
+        _checks.refuse_random_augmentation(Late(x, y, period=period))
+
+
+def test_each_of_32_samples_is_asked_for_four_times():
+    x, y = torch.rand(60, 4), torch.zeros(60, dtype=torch.int64)
+    still = Late(x, y, period=10**6)
+    _checks.refuse_random_augmentation(still)
+    assert len(still.calls) == 32
+    assert min(still.calls) == 0
+    assert max(still.calls) == 59
+    assert {still.calls[i] for i in still.calls if i > 0} == {4}
+
+
+def test_samples_are_tuples_of_tensors_and_there_are_some():
+    x, y = torch.rand(3, 2), torch.zeros(3)
+    assert _checks.check_samples(TensorDataset(x, y)) == 3
+    for empty in (TensorDataset(x[:0]), iter([x])):
+        with pytest.raises(ValueError, match="dataset is empty or has no length"):
+            _checks.check_samples(empty)
+    with pytest.raises(TypeError, match="tuples with the input first.*it gives Tensor"):
+        _checks.check_samples(list(x))
+    with pytest.raises(TypeError, match="gives str as the input of sample 0"):
+        _checks.check_samples([("a", 1)])
+
+
+def test_what_is_looked_at_and_what_is_not():
+    bad = torch.tensor([torch.nan])
+    with pytest.raises(ValueError, match="x contains NaN"):
+        _checks.check_finite(torch.tensor(1.0), reached=False, x=bad)
+    with pytest.raises(ValueError, match=r"x\[1\] contains NaN"):
+        _checks.check_finite(bad, x=[torch.zeros(2), bad])
+    with pytest.raises(ValueError, match="not finite though its inputs are"):
+        _checks.check_finite(torch.tensor([0.0, torch.inf]), x=torch.zeros(2))
+    large = torch.full((9,), 3e38)  # the sum alone overflows
+    _checks.check_finite(torch.tensor(1.0), reached=False, x=large)
+    _checks.check_finite(torch.tensor(1.0), x=bad)  # a look at one number
+    with pytest.raises(ValueError, match="x contains NaN"):
+        _checks.check_finite(bad.sum(), x=bad)
+    _checks.check_finite(torch.zeros((), device="meta"), reached=False, x=bad)
+    assert _checks.readable(bad)
+    assert not _checks.readable(bad.to("meta"))
+    assert not torch.vmap(lambda t: t + _checks.readable(t))(torch.zeros(2)).any()
+
+
+def test_a_name_without_its_path_is_near():
+    names = ["backbone.stage1", "backbone.stage2", "stages", "head"]
+    assert _checks.near("stage1", names) == " Did you mean 'backbone.stage1'?"
+    assert _checks.near("", names) == ""
+
+
 def test_shapes_as_text():
     assert _checks.shape_of(torch.zeros(2, 10)) == _checks.shape_of([2, 10]) == "(2, 10)"
 

@@ -59,7 +59,8 @@ def names(source: str, package, **how) -> set[str]:
         ("from tlcourse import loss", {"loss", "checks"}),
         ("def f():\n    from tlcourse.checks import check\n", {"checks"}),
         (
-            "if True:\n    try:\n        import tlcourse.checks\n    except OSError:\n        pass\n",
+            "if True:\n    try:\n        import tlcourse.checks\n"
+            "    except OSError:\n        pass\n",
             {"checks"},
         ),
         ("from tlcourse.family import one", {"family.a", "late"}),

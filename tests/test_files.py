@@ -63,9 +63,14 @@ def test_what_goes_wrong_leaves_the_old_file(tmp_path, error):
     target = tmp_path / "new" / "file"
     with writing(target) as file:
         file.write(b"old")
-    with pytest.raises((KeyboardInterrupt, ValueError, OSError)) as caught, writing(target) as file:
-        file.write(b"ne")
-        raise error
+
+    def fail():
+        with writing(target) as file:
+            file.write(b"ne")
+            raise error
+
+    with pytest.raises((KeyboardInterrupt, ValueError, OSError)) as caught:
+        fail()
     assert target.read_bytes() == b"old"
     assert list(target.parent.iterdir()) == [target]
     if isinstance(caught.value, OSError):

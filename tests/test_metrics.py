@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+from tlcourse.data import LabelledImages
 from tlcourse.metrics import accuracy, confusion, error_rate, interval, predict
 
 
@@ -175,3 +176,17 @@ def test_wrong_values():
 def test_wrong_confidence(confidence):
     with pytest.raises(ValueError, match="confidence must be"):
         interval([1.0, 2.0], confidence=confidence)
+
+
+def test_a_set_of_named_classes_is_compared_with_the_outputs():
+    labels = torch.tensor([0, 1])
+    pets = LabelledImages(torch.rand(2, 1, 8, 8), labels, ("apple", "plum"), "test")
+    three = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    for measure in (accuracy, error_rate, confusion):
+        with pytest.raises(
+            ValueError, match=r"tells 3 classes apart, the dataset has 2: apple, pl"
+        ):
+            measure(three, pets)
+    assert confusion(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), pets).shape == (2, 2)
+    # A subset keeps its classes, and unnamed labels say nothing of their number.
+    assert confusion(three, TensorDataset(*pets.tensors)).shape == (3, 3)

@@ -8,8 +8,9 @@ import torch
 from matplotlib.colors import to_hex
 
 from tlcourse import plotting
+from tlcourse.experiments import ResultRow
 from tlcourse.metrics import interval
-from tlcourse.plotting import plot_curves, plot_seeds, show_images, use_style
+from tlcourse.plotting import plot_curves, plot_result, plot_seeds, show_images, use_style
 
 CURVES = {"a": [[0.1, 0.5, 0.9], [0.2, 0.6, 0.8]], "b": [[0.0, 0.1, 0.2]]}
 
@@ -164,3 +165,45 @@ def test_wrong_images(images, how, error, match):
     with pytest.raises(error, match=match):
         show_images(images, **how)
     assert not plt.get_fignums()
+
+
+def _row(values, paper=None, unit="error, %"):
+    return ResultRow("key", "label", unit, values, paper)
+
+
+def test_a_result_is_a_dot_with_its_interval_and_the_papers_figure_a_diamond():
+    figure = plot_result(
+        {
+            "few labels": {"alone": _row((3.0, 5.0, 4.0)), "distilled": _row((2.0, 2.0, 2.0), 0.7)},
+            "many labels": {"alone": _row((1.0,))},
+        },
+        source="Hinton et al. (2015)",
+    )
+    axis = figure.axes[0]
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == ["few labels", "alone", "distilled", "many labels", "alone"]
+    places = {(round(float(d[0][0]), 6), d[1][0]) for d in (line.get_data() for line in axis.lines)
+              if len(d[0]) == 1}  # fmt: skip
+    assert {(4.0, 1), (2.0, 2), (1.0, 4), (0.7, 2)} <= places
+    (spread,) = [c for c in axis.containers if c.lines[0].get_ydata()[0] == 1]
+    ends = spread.lines[2][0].get_segments()[0][:, 0]
+    assert tuple(ends) == pytest.approx((interval([3.0, 5.0, 4.0]).low, interval([3, 5, 4]).high))
+    assert axis.get_xlabel() == "error, %"
+    assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the first row is on top
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["Hinton et al. (2015)"]
+    assert [label.get_fontweight() for label in axis.get_yticklabels()].count("bold") == 2
+
+
+def test_a_result_without_headings_and_without_a_source():
+    figure = plot_result({"": {"alone": _row((3.0, 5.0))}})
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["alone"]
+    assert not figure.legends
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [({}, "got no row"), ({"": {"a": _row((1.0,)), "b": _row((1.0,), unit="s")}}, "%.* and s")],
+)
+def test_rows_of_one_unit(groups, said):
+    with pytest.raises(ValueError, match=said):
+        plot_result(groups)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,8 +53,14 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
 
 
 def near(value: object, choices: Iterable[str]) -> str:
-    """Return `` Did you mean 'x'?`` for the choices near to ``value``, or an empty text."""
-    found = difflib.get_close_matches(str(value), list(choices), n=3, cutoff=0.5)
+    """Return `` Did you mean 'x'?`` for the choices near to ``value``, or an empty text.
+
+    Of dotted names, those that end in ``value`` come first: 'stage1' for 'backbone.stage1' is the
+    usual slip.
+    """
+    choices = list(choices)
+    found = [choice for choice in choices if value and choice.endswith(f".{value}")][:3]
+    found = found or difflib.get_close_matches(str(value), choices, n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(f) for f in found)}?" if found else ""
 
 
@@ -66,8 +73,13 @@ def check_dtype(name: str, value: Tensor) -> None:
 
 
 def check_float_tensor(name: str, value: Tensor) -> None:
-    """Raise unless ``value`` is a floating-point tensor without NaN or infinite values."""
+    """Raise unless ``value`` is a floating-point tensor without NaN or infinite values.
+
+    It waits for a GPU: for what is done once. A loss, at every step, takes `check_finite`.
+    """
     check_dtype(name, value)
+    if traced(value) or value.is_meta:
+        return  # no values
     if not bool(torch.isfinite(value).all()):
         kind = "NaN" if bool(torch.isnan(value).any()) else "infinite values"
         raise ValueError(
@@ -75,13 +87,39 @@ def check_float_tensor(name: str, value: Tensor) -> None:
         )
 
 
-def check_finite(loss: Tensor, **tensors: Tensor | Sequence[Tensor]) -> None:
-    """Raise if the loss is not finite, and name the tensor that brought it in.
+def readable(value: Tensor) -> bool:
+    """Return whether a look at the values is free.
 
-    A NaN or an infinite value always reaches the loss. So one number is looked at in a good step
-    instead of all inputs.
+    A GPU is waited for; a compiler has no values yet, and under ``torch.vmap`` a tensor has many.
     """
-    if math.isfinite(loss.item()):
+    return value.device.type == "cpu" and not traced(value)
+
+
+def traced(value: Tensor) -> bool:
+    """Return whether ``torch.compile`` or a transform of ``torch.func`` looks on."""
+    return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(value)
+
+
+def sum_is_finite(value: Tensor) -> bool:
+    """Return whether the sum is finite, one number read in place of all."""
+    value = value.detach()
+    return math.isfinite((value.sum() if value.ndim else value).item())
+
+
+def check_finite(loss: Tensor, *, reached: bool = True, **tensors: Any) -> None:
+    """Raise if the loss or one of the tensors is not finite, and name the tensor.
+
+    Where a NaN or an infinite value of any tensor always reaches the loss, the loss alone is looked
+    at. ``reached=False`` says that it need not: as a logit, minus infinity is a probability of 0.
+    Then the sums of the tensors are looked at, too, and every number only where one is not finite.
+
+    On a GPU and under ``torch.compile`` nothing is looked at, see `readable`: there
+    ``tlcourse.training.fit`` reads the losses, many at a time. A tensor may be a list of them, if
+    it is ``reached``.
+    """
+    if not readable(loss):
+        return
+    if sum_is_finite(loss) and (reached or all(map(sum_is_finite, tensors.values()))):
         return
     for name, value in tensors.items():
         if isinstance(value, Tensor):
@@ -89,10 +127,11 @@ def check_finite(loss: Tensor, **tensors: Tensor | Sequence[Tensor]) -> None:
         else:
             for j, tensor in enumerate(value):
                 check_float_tensor(f"{name}[{j}]", tensor)
-    raise ValueError(
-        f"The loss is not finite though its inputs are: it overflows {loss.dtype}. "
-        "Look at the learning rate, or scale the inputs."
-    )
+    if not bool(torch.isfinite(loss).all()):
+        raise ValueError(
+            f"The loss is not finite though its inputs are: it overflows {loss.dtype}. "
+            "Look at the learning rate, or scale the inputs."
+        )
 
 
 def check_logits_shape(name: str, value: Tensor) -> None:
@@ -125,26 +164,37 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype.itemsize < 4 else dtype
 
 
+def widened(value: Tensor) -> Tensor:
+    """Return the tensor, half precision as float32."""
+    return value.to(wide_dtype(value.dtype))
+
+
 def at_least_float32(first: str, a: Tensor, second: str, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return both tensors, half precision as float32; raise unless they then are of one kind.
 
     Mixed precision makes outputs in half precision, and what was recorded may be float32. A loss
     is summed in float32 in any case.
     """
-    wide_a, wide_b = (t.to(wide_dtype(t.dtype)) for t in (a, b))
+    wide_a, wide_b = widened(a), widened(b)
     if wide_a.shape != wide_b.shape or wide_a.dtype != wide_b.dtype:
         check_same_shape(first, a, second, b)
     return wide_a, wide_b
 
 
 def check_targets(name: str, value: Tensor, *, n_samples: int, n_classes: int) -> None:
-    """Raise unless ``value`` holds (N,) int64 class indices in [0, K)."""
+    """Raise unless ``value`` holds (N,) int64 class indices in [0, K).
+
+    The range is looked at where that is free, see `readable`; elsewhere torch's own cross-entropy
+    stops at a wrong index.
+    """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}.")
     if value.dtype != torch.int64:
         raise TypeError(f"{name} must hold class indices of dtype int64, got {value.dtype}.")
     if value.shape != (n_samples,):
         raise ValueError(f"{name} must have shape ({n_samples},), got {shape_of(value)}.")
+    if not readable(value):
+        return
     low, high = (bound.item() for bound in torch.aminmax(value))
     if low < 0 or high >= n_classes:
         raise ValueError(
@@ -153,23 +203,44 @@ def check_targets(name: str, value: Tensor, *, n_samples: int, n_classes: int) -
         )
 
 
+def check_samples(dataset: Dataset[tuple[Tensor, ...]]) -> int:
+    """Return the number of samples; raise unless there are some, tuples with the input first."""
+    n_samples = len(dataset) if isinstance(dataset, Sized) else 0
+    if n_samples == 0:
+        raise ValueError(
+            f"dataset is empty or has no length ({type(dataset).__name__}): it takes a map-style "
+            "data set of 1 sample or more, such as a TensorDataset."
+        )
+    if not isinstance(dataset[0], (tuple, list)):
+        raise TypeError(
+            "dataset must give tuples with the input first, such as (image, label); "
+            f"it gives {type(dataset[0]).__name__}."
+        )
+    _input_of(dataset, 0)
+    return n_samples
+
+
+def _input_of(dataset: Dataset[tuple[Tensor, ...]], index: int) -> Tensor:
+    first = dataset[index][0]
+    if not isinstance(first, Tensor):
+        raise TypeError(
+            f"dataset gives {type(first).__name__} as the input of sample {index}; "
+            "it must give tensors."
+        )
+    return first
+
+
 def refuse_random_augmentation(dataset: Dataset[tuple[Tensor, ...]]) -> None:
     """Raise if the data set, asked for one sample again, gives another input.
 
-    What is kept by index is right only for a fixed input. Of 32 samples, each is asked for four
-    times: an augmentation that changes even one picture in ten slips through once in 10^4.
+    What is kept by index is right only for a fixed input. 32 samples, or all of fewer, are asked
+    X
     """
-    n_samples = len(dataset)  # type: ignore[arg-type]
+    n_samples = check_samples(dataset)
     for index in torch.linspace(0, n_samples - 1, min(32, n_samples)).long().tolist():
-        first = dataset[index][0]
-        if not isinstance(first, Tensor):
-            raise TypeError(
-                f"dataset gives {type(first).__name__} as the input of sample {index}; "
-                "it must give tensors."
-            )
         # NaN is unequal to itself, but no augmentation: whoever needs finite inputs says so.
-        first = torch.nan_to_num(first)
-        if any(not torch.equal(first, torch.nan_to_num(dataset[index][0])) for _ in range(3)):
+        first, *again = (torch.nan_to_num(_input_of(dataset, index)) for _ in range(4))
+        if any(not torch.equal(first, other) for other in again):
             raise ValueError(
                 f"dataset gives another input for sample {index} each time (random augmentation), "
                 "so what is cached by index would belong to other pictures. Cache on the plain "

@@ -224,8 +224,18 @@ def _logits_and_labels(
         raise ValueError("The dataset has no labels: its samples must be (image, label).")
     check_logits_shape("The model's output", logits)
     check_float_tensor("The model's output", logits)
+    classes = getattr(dataset, "classes", None)  # a set that names its classes
+    if classes is not None and len(classes) != logits.shape[1]:
+        raise ValueError(
+            f"The model tells {logits.shape[1]} classes apart, the dataset has {len(classes)}: "
+            f"{', '.join(map(str, list(classes)[:10]))}. A label then means another class to each. "
+            "Read the photographs of a test with image_folder(..., classes=train.classes)."
+        )
     check_targets("labels", labels, n_samples=len(logits), n_classes=logits.shape[1])
     return logits, labels
+
+
+NAMES = "The model's output", "The label"
 
 
 def _run(model: nn.Module, dataset: Dataset[Any], batch_size: int) -> tuple[Tensor, Tensor | None]:
@@ -238,8 +248,7 @@ def _run(model: nn.Module, dataset: Dataset[Any], batch_size: int) -> tuple[Tens
     with evaluating(model), torch.no_grad():
         for images, *rest in map(check_batch, loader(dataset, batch_size, shuffle=False)):
             output = model(images.to(device))
-            named = {"The model's output": output} | {"The label": label for label in rest[:1]}
-            for name, value in named.items():
+            for name, value in zip(NAMES, (output, *rest), strict=False):
                 if not isinstance(value, Tensor):
                     raise TypeError(f"{name} must be a tensor, got {type(value).__name__}.")
             outputs.append(output)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from tlcourse.experiments import ResultRow
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -165,3 +167,57 @@ def plot_seeds(axis: Axes, groups: Mapping[str, Sequence[float]]) -> None:
         axis.errorbar(found.mean, i, xerr=spread, fmt=marker, color=colour, markersize=7, capsize=4)
     axis.set_yticks(range(len(groups)), list(groups))
     axis.set_ylim(len(groups) - 0.5, -0.5)
+
+
+def plot_result(groups: Mapping[str, Mapping[str, ResultRow]], *, source: str = "") -> Figure:
+    """Plot rows of a recorded result: a dot with its 95 % interval each, the unit on the axis.
+
+    The figure of the source, where a row has one, is an open diamond on the row's line.
+
+    Parameters
+    ----------
+    groups
+        Rows by the name to show, in groups that are set apart: ``{"few labels": {"from scratch":
+        result["scratch-5"], ...}, ...}``. A group whose name is empty has no heading. All rows
+        have one unit.
+    source
+        Whose figures the diamonds are, such as ``"Guo et al. (2019)"``.
+
+    Raises
+    ------
+    ValueError
+        If there is no row, or the rows are of more than one unit.
+    """
+    every = [row for rows in groups.values() for row in rows.values()]
+    units = sorted({row.unit for row in every})
+    if len(units) != 1:
+        raise ValueError(
+            f"groups must hold rows of one unit, got {' and '.join(units) or 'no row'}. "
+            "Call plot_result once for each unit."
+        )
+    names: list[str] = []
+    headings: list[int] = []
+    figure, axis = plt.subplots()
+    for heading, rows in groups.items():
+        if heading:
+            headings.append(len(names))
+            names.append(heading)
+        for name, row in rows.items():
+            found, y = row.interval, len(names)
+            spread = None if found.n < 2 else found.margin
+            axis.errorbar(found.mean, y, xerr=spread, fmt="o", color=COLOURS[0], capsize=3)
+            if row.paper is not None:
+                axis.plot(row.paper, y, "D", mfc="none", mec="0.4", markersize=7)
+            names.append(name)
+    axis.set_yticks(range(len(names)), names)
+    for y in headings:
+        axis.get_yticklabels()[y].set_fontweight("bold")
+        axis.axhline(y - 0.5, color="0.6", linewidth=0.8, linestyle="-", marker="")
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.set_xlabel(units[0])
+    if any(row.paper is not None for row in every):
+        label = source or "the source's figure"
+        axis.plot([], [], "D", mfc="none", mec="0.4", markersize=7, linestyle="none", label=label)
+        figure.legend(loc="outside upper right")
+    figure.set_size_inches(6.0, 0.9 + 0.25 * len(names))
+    return figure

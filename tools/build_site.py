@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-from notebooks import ROOT, kernel_environment, toc
+from notebooks import ONE_THREAD, ROOT, kernel_environment, sources, toc
+from run_chapters import has_cells, run_chapters
 
 BUILD = ROOT / "_build"
 HTML = BUILD / "html"
@@ -80,7 +81,8 @@ def installed() -> list[str]:
 def execution_key() -> str:
     """Return the digest of all that a notebook's output depends on besides its cells."""
     results = [p for p in files_below(ROOT / "book" / "results") if p.name != "chapters.json"]
-    paths = [*files_below(ROOT / "tlcourse"), *results, ROOT / "requirements.lock"]
+    more = [ROOT / "requirements.lock", ROOT / "tools" / "notebooks.py"]  # how kernels are started
+    paths = [*files_below(ROOT / "tlcourse"), *results, *more]
     return key_of(paths, *installed())
 
 
@@ -94,7 +96,7 @@ def layout_key() -> str:
 
 def set_environment() -> None:
     """Set what the notebooks' kernels inherit."""
-    os.environ.update(kernel_environment(BUILD / "ipython"), TLCOURSE_BUILD_SITE="1")
+    os.environ.update(kernel_environment(BUILD / "ipython"), **ONE_THREAD, TLCOURSE_BUILD_SITE="1")
 
 
 def readable(line: str) -> str:
@@ -166,6 +168,8 @@ def build() -> list[str]:
         "chapters that ran before are taken from" if cache.is_dir() else "chapters will be kept in"
     )
     print(f"Executed {state} {cache.relative_to(ROOT)}", flush=True)
+    if problems := run_chapters(filter(has_cells, sources().values()), cache):
+        return problems
 
     from jupyter_book.sphinx import build_sphinx  # type: ignore[import-untyped]
 

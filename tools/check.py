@@ -20,6 +20,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from notebooks import CELL_TIMEOUT
+
 ROOT = Path(__file__).resolve().parent.parent
 STAMPS = ROOT / "_build" / "stamps"
 CACHES = ROOT / "_build" / "cache"
@@ -59,7 +61,11 @@ CHECKS = (
     Check(
         "unit",
         "unit tests, doctests, equation tests",
-        (*PYTEST, "-n", "2", "tests", "tlcourse", "--ignore=tests/book"),
+        (
+            # Tests of one group, such as those that start processes, run one after another.
+            *(*PYTEST, "-n", "2", "--dist", "loadgroup"),
+            *("tests", "tlcourse", "--ignore=tests/book"),
+        ),
         ("tlcourse", "tests", "book/results"),
         threads="1",
     ),
@@ -67,12 +73,14 @@ CHECKS = (
         "notebooks",
         "every notebook against its recorded outputs",
         (
-            *(*PYTEST, "--nbval", "book", "--nbval-current-env", "--nbval-cell-timeout=600"),
+            *(*PYTEST, "--nbval", "book", "--nbval-current-env"),
+            f"--nbval-cell-timeout={CELL_TIMEOUT}",
+            f"--nbval-kernel-startup-timeout={CELL_TIMEOUT}",
             *("-n", "2", "--dist", "loadscope"),
             # Without doctests: a folder without notebooks must fail, not pass by its scripts.
             *("-o", "addopts=--import-mode=importlib -p no:cacheprovider"),
         ),
-        ("tlcourse", "book"),
+        ("tlcourse", "book", "tools/notebooks.py"),
         threads="1",
     ),
     Check("site", "build the site", (PYTHON, "tools/build_site.py"), SITE, built="_build/html"),
@@ -109,7 +117,9 @@ def key_of(check: Check) -> str:
         for name, value in os.environ.items()
         if name.startswith("TLCOURSE_") and name != "TLCOURSE_CACHE"
     }
-    digest.update(json.dumps([check.command, sys.version, settings], sort_keys=True).encode())
+    digest.update(
+        json.dumps([check.command, sys.version, sys.prefix, settings], sort_keys=True).encode()
+    )
     if READY.exists():
         digest.update(READY.read_bytes())
     paths = files_of((*COMMON, *check.inputs))

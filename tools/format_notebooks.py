@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from notebooks import BOOK, CHECKED, ROOT, kernel_environment, notebooks_below
+from notebooks import BOOK, CHECKED, ONE_THREAD, PATIENCE, ROOT, kernel_environment, notebooks_below
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 CELL_METADATA = ("mystnb", "tags")
@@ -133,12 +133,12 @@ def executed(path: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
             notebook,
-            timeout=600,
+            **PATIENCE,
             kernel_name="python3",
             resources={"metadata": {"path": str(path.parent)}},
         )
         try:
-            client.execute(env=os.environ | kernel_environment(Path(folder)))
+            client.execute(env=os.environ | kernel_environment(Path(folder)) | ONE_THREAD)
         except CellExecutionError as error:
             raise NotebookError(f"a cell fails: {error}") from error
     return nbformat.writes(notebook, version=nbformat.NO_CONVERT)

@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from notebooks import BOOK, ROOT, kernel_environment, sources
+from notebooks import BOOK, PATIENCE, ROOT, kernel_environment, sources
 
 RECORDS = BOOK / "results" / "chapters.json"
 
@@ -79,7 +79,7 @@ def run(path: Path, cache: Path) -> tuple[float, int, int]:
         environment.pop("TLCOURSE_BUILD_SITE", None)
         client = NotebookClient(
             notebook,
-            timeout=600,
+            **PATIENCE,
             kernel_name="python3",
             resources={"metadata": {"path": str(path.parent)}},
         )

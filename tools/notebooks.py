@@ -9,6 +9,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
 CHECKED = "nbval-check-output"  # the tag of a cell whose stored output is compared with a run's
+# Seconds that a cell may take. The longest takes half a minute on a quiet machine; nothing may fail
+# because a machine is slow or busy.
+CELL_TIMEOUT = 1800
+# How nbclient waits. By itself it goes on after 4 s without an output that comes late.
+PATIENCE: dict[str, Any] = {
+    "timeout": CELL_TIMEOUT,
+    "startup_timeout": CELL_TIMEOUT,
+    "iopub_timeout": CELL_TIMEOUT,
+    "raise_on_iopub_timeout": True,
+}
+# What is stored, tested and shown comes from kernels with one thread: two of them share a machine,
+# and sums in another order would differ in the last digits.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def toc(root: Path = ROOT) -> list[str]:

@@ -69,7 +69,12 @@ def test_a_missing_package_is_named(mathjax):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    for name in ("tlcourse/loss.py", "book/results/kd.json", "book/results/chapters.json"):
+    for name in (
+        "tlcourse/loss.py",
+        "tools/notebooks.py",
+        "book/results/kd.json",
+        "book/results/chapters.json",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1", encoding="utf-8")
     (tmp_path / "requirements.lock").write_text("torch==1", encoding="utf-8")
@@ -78,7 +83,14 @@ def root(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["tlcourse/loss.py", "book/results/kd.json", "requirements.lock", "tlcourse/new.py"]
+    "name",
+    [
+        "tlcourse/loss.py",
+        "tlcourse/new.py",
+        "tools/notebooks.py",
+        "book/results/kd.json",
+        "requirements.lock",
+    ],
 )
 def test_what_an_output_depends_on_changes_the_key(root, name):
     before = build_site.execution_key()

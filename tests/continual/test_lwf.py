@@ -254,7 +254,7 @@ def test_the_fingerprint_sees_the_data_and_every_answer(new_data):
     def fingerprint(data, change=None):
         recorded = copy.deepcopy(lwf).new_task(data, 2).answers
         if change is not None:
-            recorded.answers[change][7, 1] += 1
+            recorded.recorded[change][7, 1] += 1
         return recorded.fingerprint()
 
     named, other = Named(x, y), Named(x, y)
@@ -461,7 +461,7 @@ def test_heads_of_unequal_numbers(new_data):
         (TensorDataset(torch.rand(3, 6), torch.arange(3.0)), 3, TypeError, "labels must hold cl"),
         (TensorDataset(torch.rand(3, 6)), 2, ValueError, r"must give \(input, label\)"),
         (TensorDataset(torch.full((3, 6), torch.nan), torch.zeros(3).long()), 2, ValueError,
-         "answers of head 0 contains NaN"),
+         "features of samples 0 to 2 contains NaN"),
         (TensorDataset(torch.rand(3, 6), torch.zeros(3).long()), 1, ValueError, "n_classes"),
         (TensorDataset(torch.rand(3, 6), torch.zeros(3).long()), 2.0, TypeError, "n_classes"),
         (iter([]), 2, ValueError, "has no length"),
@@ -493,13 +493,23 @@ def test_a_model_without_backbone_and_head(model):
         LearningWithoutForgetting(model)
 
 
+def test_what_is_recorded_in_inference_mode_can_be_trained_on(new_data):
+    lwf = network()
+    with torch.inference_mode():
+        recording = lwf.new_task(new_data, 2)
+    lwf.loss(recording.answers.tensors).backward()
+    assert lwf.heads[-1].weight.grad is not None
+    features, labels = recording.features.tensors
+    F.cross_entropy(lwf.heads[-1](features), labels).backward()
+
+
 def test_feature_maps_are_refused(new_data):
     class Maps(nn.Module):
         def __init__(self):
             super().__init__()
             self.backbone, self.head = nn.Unflatten(1, (2, 3)), nn.Linear(3, 2)
 
-    with pytest.raises(ValueError, match=r"features of shape \(N, D\), got \(20, 2, 3\)"):
+    with pytest.raises(ValueError, match=r"features of shape \(20, D\), got \(20, 2, 3\)"):
         LearningWithoutForgetting(Maps()).new_task(new_data, 2)
 
 

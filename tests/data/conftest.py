@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -62,8 +63,8 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def nowhere() -> str:
-    """An address on which nobody listens."""
-    http = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    http.server_close()
-    return f"http://127.0.0.1:{http.server_port}"
+def nowhere() -> Iterator[str]:
+    """An address on which nobody listens, and nobody else can begin to."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"

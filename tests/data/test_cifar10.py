@@ -78,7 +78,16 @@ def test_the_known_sums_are_torchvisions():
     assert CIFAR10.url in module.ARCHIVE.urls
 
 
-@pytest.mark.parametrize("below", ["cifar-10-batches-py", "cifar10/cifar-10-batches-py", "."])
+@pytest.mark.parametrize(
+    "below",
+    [
+        "cifar-10-batches-py",
+        "cifar10/cifar-10-batches-py",
+        "CIFAR-10/cifar-10-batches-py",
+        "cifar-10-python/cifar-10-batches-py",
+        ".",
+    ],
+)
 def test_original_batches(small, tmp_path, below):
     values, files = small
     put(tmp_path / "data" / below, files)
@@ -283,6 +292,36 @@ def test_an_incomplete_copy_is_named(folders):
     (folders / "cifar10/train/dog/0002.jpg").unlink()
     with pytest.raises(ValueError, match=r"train.dog holds 2 images; CIFAR-10 has 3 there"):
         cifar10(folders)
+
+
+def test_a_link_that_leads_nowhere_is_named(folders, tmp_path):
+    link = folders / "cifar10/train/dog/0002.jpg"
+    link.unlink()
+    link.symlink_to(tmp_path / "no such file.jpg")
+    with pytest.raises(ValueError, match=r"1 images of CIFAR-10 cannot be used: .*0002.jpg \(.*No"):
+        cifar10(folders)
+
+
+def test_a_folder_that_may_not_be_read_is_named(folders, monkeypatch):
+    closed, really = folders / "cifar10/test/frog", os.scandir
+
+    def scandir(path):
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return really(path)
+
+    monkeypatch.setattr(classfolders.os, "scandir", scandir)
+    with pytest.raises(PermissionError, match=r"test.frog may not be read. Change its permissions"):
+        cifar10(folders)
+
+
+def test_a_folder_in_the_place_of_a_batch(small, tmp_path):
+    _, files = small
+    folder = put(tmp_path / module.FOLDER, files)
+    (folder / "data_batch_2").unlink()
+    (folder / "data_batch_2").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"It is a folder.*data_batch_2"):
+        cifar10(tmp_path)
 
 
 def test_a_class_that_lacks_is_named(folders):

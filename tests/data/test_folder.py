@@ -50,6 +50,141 @@ def test_images_deeper_down_count(pets):
     assert len(image_folder(pets, size=8)) == 20
 
 
+def test_a_link_is_followed_as_a_folder_is(pets, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "deep").mkdir(parents=True)
+    Image.new("RGB", (20, 20), "red").save(elsewhere / "deep" / "one.png")
+    (pets / "cat" / "more").symlink_to(elsewhere)
+    (pets / "dog" / "linked.png").symlink_to(elsewhere / "deep" / "one.png")
+    (pets / "horse").symlink_to(elsewhere)
+    data = image_folder(pets, size=8)
+    assert data.classes == ("cat", "dog", "horse")
+    assert data.labels.bincount().tolist() == [11, 11, 1]
+
+
+def test_a_link_that_leads_back_up_ends(pets):
+    (pets / "cat" / "again").symlink_to(pets / "cat")
+    (pets / "dog" / "all").mkdir()
+    (pets / "dog" / "all" / "up").symlink_to(pets / "dog")
+    assert len(image_folder(pets, size=8)) == 20
+
+
+def test_a_link_that_leads_nowhere_is_named(pets, tmp_path):
+    (pets / "cat" / "gone.jpg").symlink_to(tmp_path / "no such file.jpg")
+    with pytest.raises(ValueError, match=r"1 file of 21 cannot be used: .*gone\.jpg \(.*No such"):
+        image_folder(pets, size=8)
+
+
+@pytest.mark.parametrize(
+    "clutter",
+    ["@eaDir", "#recycle", "$RECYCLE.BIN", "@Recycle", "lost+found", ".Trash-1000", "__MACOSX"],
+)
+def test_what_drives_keep_beside_photos_is_no_photo_and_no_class(pets, clutter):
+    for above in (pets, pets / "cat", pets / "cat" / "summer"):
+        (above / clutter / "photo.jpg").mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(above / clutter / "photo.jpg" / "small.jpg")
+        Image.new("RGB", (9, 9)).save(above / clutter / "other.jpg")
+    data = image_folder(pets, size=8)
+    assert data.classes == ("cat", "dog")
+    assert len(data) == 20
+
+
+@pytest.mark.parametrize("name", ["#1", "@home", "$", "recycle"])
+def test_a_class_may_have_an_odd_name(pets, name):
+    (pets / "dog").rename(pets / name)
+    assert set(image_folder(pets, size=8).classes) == {"cat", name}
+
+
+@pytest.mark.parametrize("name", ["photo.CR2", "photo.dng", "photo.nef", "photo.jxl"])
+def test_a_photograph_in_a_form_that_cannot_be_read_is_named(pets, name):
+    (pets / "cat" / name).write_bytes(b"raw pixels")
+    with pytest.raises(ValueError, match=rf"{name} \(no image, or of an unknown format"):
+        image_folder(pets, size=8)
+
+
+@pytest.mark.parametrize("below", ["", "dog", "dog/inside"])
+def test_a_folder_that_may_not_be_read_is_named(pets, monkeypatch, below):
+    closed, really = pets / below, Path.iterdir
+    closed.mkdir(exist_ok=True)
+
+    def iterdir(self):
+        if self == closed:
+            raise PermissionError(13, "Permission denied", str(self))
+        return really(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(PermissionError, match="may not be read. Change its permissions") as error:
+        image_folder(pets, size=8)
+    assert str(closed) in str(error.value)
+
+
+@pytest.fixture
+def fruit(tmp_path) -> Path:
+    """A set in two parts; the second lacks a class."""
+    colours = {"apple": "red", "kiwi": "lime", "plum": "blue"}
+    for part, names in (("train", colours), ("test", ("apple", "plum"))):
+        for name in names:
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (20, 20), colours[name]).save(tmp_path / part / name / "1.png")
+    return tmp_path
+
+
+def test_a_label_means_the_same_in_both_parts_of_a_set(fruit):
+    train, test = (image_folder(fruit / part, size=8) for part in ("train", "test"))
+    assert test.classes == train.classes == ("apple", "kiwi", "plum")
+    assert test.labels.tolist() == [0, 2]
+    # The same by hand, wherever the folders lie.
+    (fruit / "test").rename(fruit / "from my phone")
+    assert image_folder(fruit / "from my phone", size=8).classes == ("apple", "plum")
+    data = image_folder(fruit / "from my phone", size=8, classes=train.classes)
+    assert (data.classes, data.labels.tolist()) == (train.classes, [0, 2])
+
+
+def test_classes_in_an_order_of_ones_own(fruit):
+    data = image_folder(fruit / "train", size=8, classes=["plum", "apple", "fig", "kiwi"])
+    assert data.classes == ("plum", "apple", "fig", "kiwi")
+    assert data.labels.tolist() == [0, 1, 3]
+    assert data.images[0, 2].min() == 1  # the plum is blue
+    with pytest.raises(ValueError, match="different names"):
+        image_folder(fruit / "train", size=8, classes=["plum", "plum"])
+    with pytest.raises(TypeError, match="a sequence of names, got 'apple'"):
+        image_folder(fruit / "train", size=8, classes="apple")
+
+
+def test_the_other_names_of_the_parts(fruit):
+    (fruit / "train").rename(fruit / "Training")
+    (fruit / "test").rename(fruit / "VAL")
+    assert image_folder(fruit / "VAL", size=8).classes == ("apple", "kiwi", "plum")
+
+
+def test_a_class_that_the_training_set_lacks(fruit):
+    (fruit / "test" / "plum").rename(fruit / "test" / "plums")
+    with pytest.raises(
+        ValueError,
+        match=r"1 sub-folder of no known class: plums\. .*apple, kiwi, plum\. Did you mean 'plum'",
+    ):
+        image_folder(fruit / "test", size=8)
+
+
+def test_a_test_of_a_single_class(fruit):
+    (fruit / "test" / "plum" / "1.png").unlink()
+    with pytest.raises(ValueError, match="1 class of .* without an image: plum"):
+        image_folder(fruit / "test", size=8)
+    (fruit / "test" / "plum").rmdir()
+    assert image_folder(fruit / "test", size=8).labels.tolist() == [0]
+    (fruit / "test" / "apple" / "1.png").rename(fruit / "test" / "1.png")
+    (fruit / "test" / "apple").rmdir()
+    with pytest.raises(ValueError, match="has no sub-folder; it takes one for each class"):
+        image_folder(fruit / "test", size=8)
+
+
+def test_skipping_empties_no_class_of_the_folder_but_others_may_be_absent(fruit):
+    (fruit / "test" / "apple" / "2.png").write_bytes(b"x")
+    with pytest.warns(UserWarning, match="Going on without 1 file of 3"):
+        data = image_folder(fruit / "test", size=8, skip_broken=True)
+    assert data.labels.tolist() == [0, 2]
+
+
 def test_the_middle_square_is_scaled(tmp_path):
     pixels = np.zeros((20, 60, 3), dtype=np.uint8)
     pixels[:, 20:40] = (255, 0, 0)

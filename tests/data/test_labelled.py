@@ -54,14 +54,14 @@ def test_subset_by_mask_and_range():
 @pytest.mark.parametrize(
     ("indices", "error", "match"),
     [
-        ([], ValueError, "chooses no image"),
-        ([30], ValueError, r"\[0, 29\] for 30 images, got values from 30 to 30"),
+        ([], ValueError, "chooses nothing"),
+        ([30], ValueError, r"\[0, 29\] for 30 samples, got values from 30 to 30"),
         ([-1], ValueError, "got values from -1 to -1"),
         ([0.5], TypeError, "integers or a boolean mask"),
         ([[0, 1]], ValueError, r"shape \(n,\)"),
         (["a"], TypeError, "integers or a boolean mask"),
         (torch.ones(4, dtype=torch.bool), ValueError, r"mask of shape \(4,\)"),
-        (torch.zeros(30, dtype=torch.bool), ValueError, "chooses no image"),
+        (torch.zeros(30, dtype=torch.bool), ValueError, "chooses nothing"),
     ],
 )
 def test_subset_refuses(indices, error, match):
@@ -179,5 +179,5 @@ def test_few_per_class_names_only_the_class_that_lacks():
 
 
 def test_few_per_class_takes_a_labelled_set():
-    with pytest.raises(TypeError, match="LabelledImages, got Tensor"):
+    with pytest.raises(TypeError, match="LabelledImages or Windows, got Tensor"):
         few_per_class(torch.zeros(3), 1, seed=0)

@@ -82,6 +82,38 @@ def test_original_files(small, tmp_path, below, packed):
     check(mnist(tmp_path / "data", download=False), values)
 
 
+def dotted(name: str) -> str:
+    return name.replace("-idx", ".idx")
+
+
+@pytest.mark.parametrize("below", ["MNIST/raw", "MNIST", "."])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "rename",
+    [
+        dotted,  # 7-Zip, macOS, Kaggle
+        lambda name: f"{name}/{name}",  # unpacked into folders of the file's own name
+        lambda name: f"{name}/{dotted(name)}",
+        lambda name: f"{name}.gz/{name}",
+    ],
+)
+def test_the_same_files_under_other_usual_names(small, tmp_path, below, packed, rename):
+    values, files = small
+    put(tmp_path / below, {}, packed)
+    for name, content in files.items():
+        path = tmp_path / below / (rename(name) + ".gz" * packed)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(gzip.compress(content) if packed else content)
+    check(mnist(tmp_path, download=False), values)
+
+
+def test_folders_of_the_files_names_that_hold_something_else(small, tmp_path):
+    for part in module.PARTS:
+        (tmp_path / "MNIST" / "raw" / part.name).mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="MNIST is not on this machine"):
+        mnist(tmp_path, download=False)
+
+
 def test_by_the_variable_and_in_the_cache(small, tmp_path, monkeypatch, alone):
     values, files = small
     put(alone / "data" / "MNIST" / "raw", files)
@@ -187,15 +219,21 @@ def test_an_unreadable_file(small, tmp_path, monkeypatch):
         mnist(tmp_path)
 
 
-def test_class_folders(small, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("folder", "train", "test"),
+    [("MNIST", "train", "test"), ("mnist_png", "training", "testing"), (".", "training", "test")],
+)
+def test_class_folders(small, tmp_path, monkeypatch, folder, train, test):
     form = module.classfolders.Form("MNIST", module.CLASSES, (2,) * 10, (1,) * 10, "L", 28)
     monkeypatch.setattr(module, "FORM", form)
-    for part, n in (("train", 2), ("test", 1)):
+    for part, n in ((train, 2), (test, 1)):
         for k in range(10):
-            folder = tmp_path / "MNIST" / part / str(k)
-            folder.mkdir(parents=True)
+            here = tmp_path / folder / part / str(k)
+            (here / "@eaDir").mkdir(parents=True)
             for i in range(n):
-                Image.new("L", (28, 28), 20 * k + i).save(folder / f"{i}.png")
+                Image.new("L", (28, 28), 20 * k + i).save(here / f"{i}.png")
+            for other in ("._0.png", "Thumbs.db", ".DS_Store"):
+                (here / other).write_bytes(b"x")
     train, test = mnist(tmp_path, download=False)
     assert train.name == "MNIST (PNG)"
     assert train.labels.tolist() == [k for k in range(10) for _ in range(2)]

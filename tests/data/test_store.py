@@ -253,7 +253,7 @@ def test_read_checked(tmp_path):
 
 
 def test_what_cannot_be_read(tmp_path, monkeypatch):
-    with pytest.raises(IsADirectoryError, match="cannot be read"):
+    with pytest.raises(IsADirectoryError, match="It is a folder; the file must lie in its place"):
         store.read_checked(tmp_path, md5="")
 
     def refuse(self):

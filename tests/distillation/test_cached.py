@@ -81,6 +81,38 @@ def test_the_teacher_runs_once_without_gradient_and_keeps_its_mode(data, teacher
     assert all(torch.equal(before[name], after[name]) for name in before)  # BatchNorm did not drift
 
 
+class Shifting(nn.Module):
+    """A network whose first step works in place."""
+
+    def forward(self, x):
+        return x.sub_(0.5)
+
+
+def test_modes_random_state_and_images_are_as_before(data, teacher):
+    """A BatchNorm that is held in eval by hand is held afterwards; so is a Dropout that is on."""
+    network = nn.Sequential(Shifting(), *teacher)
+    network[3].eval()
+    modes = [layer.training for layer in network.modules()]
+    assert len(set(modes)) == 2
+    images, random = data.tensors[0].clone(), torch.get_rng_state()
+    for given in (data, list(zip(*data.tensors, strict=True))):
+        cached = CachedTeacher(network, given)
+        assert [layer.training for layer in network.modules()] == modes
+        assert torch.equal(torch.get_rng_state(), random)
+        assert torch.equal(data.tensors[0], images)
+    network.eval()
+    torch.testing.assert_close(cached.logits, network(images.clone()).detach())
+
+
+def test_logits_are_plain_tensors_in_inference_mode_too(data, teacher):
+    with torch.inference_mode():
+        logits = CachedTeacher(teacher, data).logits
+    student = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    x, y = data.tensors
+    distillation_loss(student(x), logits, y).backward()
+    assert not logits.is_inference()
+
+
 def test_tensors_are_offered_for_batched_indexing(data, teacher):
     cached = CachedTeacher(teacher, data)
     x, y, logits = cached.tensors
@@ -151,13 +183,17 @@ def test_random_augmentation_is_refused(data, teacher):
 def test_bad_input(data, teacher):
     with pytest.raises(ValueError, match="dataset is empty"):
         CachedTeacher(teacher, TensorDataset(torch.zeros(0, 1, 4, 4), torch.zeros(0)))
-    with pytest.raises(ValueError, match=r"logits of shape \(50, K\), got \(50, 2, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"logits of shape \(50, D\), got \(50, 2, 2, 2\)"):
         CachedTeacher(nn.Conv2d(1, 2, 3), data)
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         CachedTeacher(teacher, data, batch_size=0)
+    with pytest.raises(TypeError, match="teacher must be a torch.nn.Module, got function"):
+        CachedTeacher(lambda x: x, data)
+    with pytest.raises(TypeError, match="tuples with the input first"):
+        CachedTeacher(teacher, list(data.tensors[0]))
     broken = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     nn.init.constant_(broken[1].bias, float("nan"))
     broken.train()
-    with pytest.raises(ValueError, match="teacher's logits contains NaN"):
+    with pytest.raises(ValueError, match="the teacher's logits of samples 0 to 49 contains NaN"):
         CachedTeacher(broken, data)
     assert broken.training

@@ -264,6 +264,41 @@ def test_bad_values_are_named(arguments, settings, message):
         distillation_loss(*arguments, **settings)
 
 
+def test_a_teacher_that_is_sure_beyond_all_numbers_is_refused_whatever_its_weight():
+    """Minus infinity is a probability of 0 and reaches no sum; the docstring promises an error."""
+    v = torch.tensor([[0.0, 1.0, -math.inf]])
+    for alpha in (0.0, 0.5, 1.0):
+        with pytest.raises(ValueError, match="teacher_logits contains infinite values"):
+            distillation_loss(Z[:1], v, Y[:1], alpha=alpha)
+        with pytest.raises(ValueError, match="student_logits contains infinite values"):
+            distillation_loss(v, Z[:1], Y[:1], alpha=alpha)
+
+
+def test_nan_in_the_last_row_is_found_without_a_reduction():
+    z = Z.clone()
+    z[-1, 1] = math.nan
+    with pytest.raises(ValueError, match="student_logits contains NaN"):
+        distillation_loss(z, V, Y, reduction="none")
+
+
+def test_a_weight_of_0_takes_its_term_out_even_where_that_overflows():
+    z = torch.tensor([[1e38, -1e38, 0.0]])
+    v, y = torch.zeros(1, 3), torch.tensor([0])
+    assert distillation_loss(z, v, y, alpha=0.0).item() == 0.0  # plain cross-entropy: it is right
+    with pytest.raises(ValueError, match="overflows"):
+        distillation_loss(z, v, y, alpha=0.5)
+    wrong = torch.tensor([[3e38, -3e38, 0.0]])  # the cross-entropy of class 1 overflows
+    soft = distillation_loss(wrong, wrong, temperature=1e3)
+    assert torch.equal(
+        distillation_loss(wrong, wrong, torch.tensor([1]), temperature=1e3, alpha=1.0), soft
+    )
+
+
+def test_large_numbers_whose_sum_overflows_are_no_error():
+    z = torch.full((4, 3), 3e38)
+    assert math.isfinite(distillation_loss(z, V, Y, alpha=0.0))
+
+
 @pytest.mark.parametrize(
     ("arguments", "settings", "message"),
     [

@@ -482,7 +482,7 @@ def main(folder, name=None):
         return
     processes = accelerator()
     assert processes.num_processes == count
-    for name, run in SCENARIOS.items():
+    for name, scenario in SCENARIOS.items():
         place = folder / name
         if processes.is_main_process:
             place.mkdir(exist_ok=True)

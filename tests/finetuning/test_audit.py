@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from tlcourse.finetuning import audit, changed, freeze, snapshot
 
@@ -171,6 +172,76 @@ def test_frame_has_a_row_per_tensor():
     assert list(frame.columns) == ["name", "kind", "shape", "numel", "status"]
     assert frame.set_index("name").loc["3.weight", "numel"] == 8
     assert len(frame) == 8
+
+
+@pytest.mark.parametrize("norm", [parametrizations.spectral_norm, nn.utils.spectral_norm])
+def test_the_vectors_of_spectral_normalisation_drift_below_a_frozen_weight(norm):
+    torch.manual_seed(0)
+    model = nn.Sequential(norm(nn.Linear(4, 4)), nn.Linear(4, 2))
+    assert audit(model).drifting == ()  # they are of a layer that learns
+    model[0].requires_grad_(False)
+    said, before = audit(model).drifting, snapshot(model)
+    for _ in range(3):
+        model(torch.randn(5, 4))
+    assert len(said) == 2
+    assert changed(model, before) == said
+    freeze(model[0])
+    assert audit(model.train()).drifting == ()
+
+
+class Centred(nn.Module):
+    """A layer of one's own, with a statistic under a name of its own, and one of a usual name."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+        self.register_buffer("middle", torch.zeros(4))
+        self.register_buffer("running_scale", torch.ones(4))
+        self.register_buffer("constant", torch.ones(4))
+
+    def forward(self, x):
+        if self.training:
+            self.middle.lerp_(x.mean(0), 0.1)
+            self.running_scale.lerp_(x.std(0), 0.1)
+            torch.rand(1)
+        x.mul_(1.0)  # in place: the caller's batch must not be it
+        return self.weight * (x - self.middle) / self.running_scale
+
+
+def test_with_a_batch_it_sees_whatever_moves_and_leaves_all_as_it_was():
+    torch.manual_seed(0)
+    model = nn.Sequential(Centred(), nn.Dropout(0.5), nn.BatchNorm1d(4)).eval()
+    model[0].requires_grad_(False)
+    assert audit(model).drifting == ("0.running_scale",)  # a name is all it has to go by
+    x = torch.randn(8, 4)
+    version, before, random = x._version, snapshot(model), torch.get_rng_state()
+    found = audit(model, inputs=x)
+    assert found.drifting == ("0.middle", "0.running_scale")
+    assert "0.constant" in found.frozen
+    assert "2.running_mean" in found.trainable
+    assert changed(model, before) == ()
+    assert torch.equal(torch.get_rng_state(), random)
+    assert x._version == version
+    assert not any(layer.training for layer in model.modules())
+    with pytest.raises(RuntimeError):
+        audit(model, inputs=torch.randn(8, 5))
+    assert changed(model, before) == ()
+    with pytest.raises(TypeError, match="inputs must be a torch.Tensor, a batch, got list"):
+        audit(model, inputs=[x])
+
+
+def test_a_parameter_that_the_forward_pass_moves_drifts():
+    class Average(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mean = nn.Parameter(torch.zeros(4), requires_grad=False)
+
+        def forward(self, x):
+            self.mean.lerp_(x.mean(0), 0.1)
+            return x - self.mean
+
+    assert audit(Average()).drifting == ()
+    assert audit(Average(), inputs=torch.randn(8, 4)).drifting == ("mean",)
 
 
 def test_text_says_what_to_do_about_drift():

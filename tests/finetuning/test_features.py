@@ -238,9 +238,43 @@ def test_augmentation_that_spares_most_pictures_is_refused(backbone, data):
 
 def test_feature_maps_are_not_flattened_in_silence(backbone, data):
     with pytest.raises(
-        ValueError, match=r"\(N, D\), got \(23, 4, 2, 2\).*AdaptiveAvgPool2d.*D = 4"
+        ValueError, match=r"\(23, D\), got \(23, 4, 2, 2\).*AdaptiveAvgPool2d.*D = 4"
     ):
         extract_features(backbone[:-1], data)
+
+
+def test_features_are_plain_tensors_in_inference_mode_too(backbone, data):
+    with torch.inference_mode():
+        for given in (
+            data,
+            OneByOne(data),
+            TensorDataset(data.tensors[0] * 1, data.tensors[1] + 0),
+        ):
+            features, labels = extract_features(backbone, given).tensors
+            assert not features.is_inference()
+            assert not labels.is_inference()
+    F.cross_entropy(nn.Linear(16, 3)(features), labels).backward()
+
+
+def test_a_backbone_that_works_in_place_leaves_the_images_as_they_are(data):
+    class Halve(nn.Module):
+        def forward(self, x):
+            return x.mul_(0.5).flatten(1)
+
+    images = data.tensors[0].clone()
+    random = torch.get_rng_state()
+    for given in (data, OneByOne(data)):
+        features, _ = extract_features(Halve(), given).tensors
+        assert torch.equal(data.tensors[0], images)
+        assert torch.equal(features, images.flatten(1) / 2)
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_backbone_on_several_devices_is_not_brought_to_one(data):
+    split = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Linear(3, 2, device="meta"))
+    with pytest.raises(ValueError, match="on 2 devices, cpu, meta.*Leave device out"):
+        extract_features(split, data, device="cpu")
+    assert split[2].weight.is_meta
 
 
 class Returns(nn.Module):

@@ -107,6 +107,15 @@ def test_tied_weights_in_one_group_count_once(net):
     assert len(groups[1]["params"]) == 3
 
 
+def test_a_tied_weight_goes_by_either_name():
+    model = nn.Module()
+    model.first = nn.Parameter(torch.ones(2))
+    model.second = model.first
+    for name in ("first", "second"):
+        (group,) = layerwise_parameter_groups(model, [name], 0.1, 3)
+        assert group["params"] == [model.first]
+
+
 def test_tied_weights_in_two_groups_are_refused(net):
     net["stage1"].weight = net["stage2"][0].weight
     with pytest.raises(ValueError, match=r"groups\[0\] and groups\[1\] both hold.*stage1.weight"):

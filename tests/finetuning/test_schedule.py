@@ -189,6 +189,18 @@ def test_bad_stages_leave_the_model_as_it_was(net, stages, error, message):
     assert audit(net) == before
 
 
+def test_half_a_head_in_the_first_stage_is_no_head():
+    model = nn.Sequential()
+    model.add_module("body", nn.Linear(2, 2))
+    model.add_module("head", nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+    with pytest.raises(ValueError, match=r"stages\[0\] does not hold all of the head, 'head'"):
+        UnfreezeSchedule(model, ["head.1", "head.0", "body"])
+    with pytest.raises(ValueError, match="stages never unfreeze the head, 'head'"):
+        UnfreezeSchedule(model, ["head.1", "body"])
+    assert all(p.requires_grad for p in model.parameters())
+    UnfreezeSchedule(model, ["head", "body"])
+
+
 def test_no_model():
     with pytest.raises(TypeError, match="model must be a torch.nn.Module, got str"):
         UnfreezeSchedule("net", ["head"])

@@ -76,6 +76,7 @@ def test_equal_curves_gain_nothing_and_swapping_changes_the_sign():
         ((WITH, WITHOUT), {"threshold": math.nan}, "threshold must be finite"),
         (([[0.1]], [[0.1]]), {}, "at least 2 points"),
         (([[-1.0, -1.0]], [[-1.0, -2.0]]), {}, "positive area"),
+        ((WITH, [WITHOUT[0], [0.0, 0.0, 0.0, 0.0]]), {}, "positive area"),  # one seed of several
     ],
 )
 def test_bad_values_are_named(arguments, settings, message):

@@ -95,14 +95,29 @@ def test_an_output_changed_in_place_is_refused():
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(inplace=True))
     with capture(net, ["0", "1"]) as activations:
         net(torch.randn(5, 4))
-    with pytest.raises(RuntimeError, match=r"output of '0' was changed in place.*inplace=False"):
+    with pytest.raises(RuntimeError, match=r"output of '0' was changed in place.*copy=True"):
         activations["0"]
     assert bool((activations["1"] >= 0).all())
 
 
+def test_a_copy_goes_on_where_the_next_layer_works_in_place():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(inplace=True))
+    x = torch.randn(5, 4)
+    with capture(net, ["0", "1"], copy=True) as activations:
+        y = net(x)
+    assert torch.equal(activations["0"], net[0](x))
+    assert torch.equal(activations["1"], y)
+    activations["0"].sum().backward()  # its graph is the layer's own
+    assert net[0].weight.grad is not None
+    assert torch.equal(y, net(x))  # no number of the model is another
+
+
 def test_a_layer_that_has_not_run_and_one_not_asked_for(net):
     with capture(net, ["0"]) as activations:
-        with pytest.raises(RuntimeError, match="'0' has not run yet: call the model inside"):
+        with pytest.raises(
+            RuntimeError, match="'0' has not run yet: call the model inside.*torch.compile"
+        ):
             activations["0"]
         net(torch.zeros(1, 4))
         with pytest.raises(KeyError, match="'1' is not captured; captured are 0"):

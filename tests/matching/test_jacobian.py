@@ -1,13 +1,16 @@
 """Jacobian matching, and its derivation as distillation with noise on the input."""
 
 import math
+from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tlcourse.matching import activation_matching_loss, jacobian_matching_loss
+from tlcourse.matching import activation_matching_loss, jacobian_matching_loss, sobolev_loss
 from tlcourse.models import SmallResNet
 
 N, D, K = 5, 4, 3
@@ -194,6 +197,127 @@ def test_without_grad_it_is_only_a_number(case):
         loss = jacobian_matching_loss(*case)
     assert not loss.requires_grad
     assert torch.isclose(loss, jacobian_matching_loss(*case))
+
+
+@pytest.mark.parametrize("where", ["values", "derivative"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_students_output_that_is_not_finite_is_an_error_though_it_reaches_no_derivative(
+    case, value, where
+):
+    student, teacher, x = case
+
+    def broken(x):
+        z = student(x)
+        if where == "values":  # a column that v does not look at, or that has no graph
+            return torch.cat([z[:, :-1], torch.full_like(z[:, :1], value)], 1)
+        return z * value
+
+    with pytest.raises(ValueError, match=r"student\(x\) contains"):
+        jacobian_matching_loss(broken, teacher, x)
+
+
+def test_the_teachers_graph_is_gone_before_the_student_runs(case):
+    """It is needed once; to keep it would hold the activations of two networks at a time."""
+    student, teacher, x = case
+    alive = []
+
+    class Watched(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, a):
+            ctx.save_for_backward(a)
+            alive.append(ctx)
+            return a.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient
+
+    def watched_student(x):
+        with pytest.raises(RuntimeError, match="saved tensors after they have"):
+            alive[0].saved_tensors  # noqa: B018
+        return student(x)
+
+    jacobian_matching_loss(watched_student, lambda x: teacher(Watched.apply(x)), x)
+    assert len(alive) == 1
+
+
+class HardSigmoid(nn.Module):
+    """A network with each way to write a hard sigmoid."""
+
+    def __init__(self, way):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.head, self.way = nn.Linear(D, 8), nn.Linear(8, K), way
+
+    def forward(self, x):
+        a = 3 * self.layer(x)
+        if self.way == "formula":
+            return self.head(F.relu6(a + 3) / 6)
+        if self.way == "in place":
+            F.hardsigmoid(a, inplace=True)  # the result is thrown away
+            return self.head(a)
+        return self.head(nn.Hardsigmoid()(a) if self.way == "module" else F.hardsigmoid(input=a))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm, self.head = nn.LSTM(2, 4, batch_first=True), nn.Linear(4, K)
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(torch.backends.cudnn.enabled)
+        return self.head(self.lstm(x.view(len(x), -1, 2))[0][:, -1])
+
+
+@pytest.mark.parametrize("loss", [jacobian_matching_loss, partial(sobolev_loss, weight=1.0)])
+def test_layers_whose_fused_form_has_no_second_derivative_are_trained(loss):
+    torch.manual_seed(0)
+    x, teacher, found = torch.randn(N, D), nn.Linear(D, K), {}
+    for way in ("formula", "module", "F", "in place"):
+        student = HardSigmoid(way)
+        value = loss(student, teacher, x)
+        value.backward()
+        found[way] = [value.detach(), student.layer.weight.grad]
+    for way in ("module", "F", "in place"):
+        torch.testing.assert_close(found[way], found["formula"])
+    assert found["formula"][1].abs().sum() > 0
+
+    student = Recurrent()
+    loss(student, teacher, x).backward()
+    assert student.seen == [False]  # cuDNN's has none
+    assert torch.backends.cudnn.enabled
+    assert student.lstm.weight_ih_l0.grad.abs().sum() > 0
+
+
+def attention_net(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Unflatten(1, (2, 2)),
+        nn.TransformerEncoderLayer(2, 1, 4, dropout=0.0, batch_first=True),
+        nn.Flatten(),
+        nn.Linear(4, K),
+    )
+
+
+@pytest.mark.parametrize("order", [None, 1, 2])
+def test_attention_is_differentiated_twice(order):
+    """PyTorch's fused attention has no second derivative; its formula has."""
+    torch.manual_seed(3)
+    x, gradients = torch.randn(N, D), []
+    for backend in (SDPBackend.MATH, None):
+        student, teacher = attention_net(0), attention_net(1)
+        with nullcontext() if backend is None else sdpa_kernel(backend):
+            if order is None:
+                loss = jacobian_matching_loss(student, teacher, x)
+            else:
+                loss = sobolev_loss(student, teacher, x, weight=1.0, order=order)
+            loss.backward()
+        gradients.append(student[1].self_attn.in_proj_weight.grad)
+    assert gradients[0].abs().sum() > 0
+    torch.testing.assert_close(*gradients)
+    assert torch.backends.cuda.flash_sdp_enabled()
 
 
 # --- the derivation: noise on the input -----------------------------------------------------------

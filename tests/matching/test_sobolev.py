@@ -104,6 +104,14 @@ def test_gradcheck_and_who_gets_a_gradient():
     assert bool((net[0].weight.grad != 0).all())
 
 
+def test_the_teacher_gets_no_gradient_from_any_order():
+    torch.manual_seed(0)
+    net, other = (nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1)).double() for _ in "ab")
+    for order in (0, 1, 2):
+        sobolev_loss(net, other, X, weight=0.3, order=order).backward()
+        assert all(p.grad is None for p in other.parameters()), order
+
+
 def test_a_teacher_in_training_mode_keeps_its_statistics():
     torch.manual_seed(0)
     noisy = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Dropout(0.9), nn.Linear(3, 1))

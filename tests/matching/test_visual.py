@@ -125,6 +125,41 @@ def test_it_finds_where_the_evidence_is():
     assert torch.equal(grad_cam(model, "1", x, 1)[0], torch.zeros(8, 8))  # only evidence against
 
 
+class Convolutions(nn.Module):
+    """Convolution and ReLU, in place or not: as in VGG a module, as in DenseNet a call."""
+
+    def __init__(self, way):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head, self.way = nn.Conv2d(1, 5, 3), nn.Linear(5, 3), way
+
+    def forward(self, x):
+        A = self.conv(x.mul_(2.0) if self.way == "input" else x)
+        A = F.relu(A, inplace=self.way == "maps")
+        return self.head(A.mean((2, 3)))
+
+
+def test_in_front_of_a_relu_that_works_in_place_the_maps_are_those_of_the_layer(images):
+    expected = grad_cam(Convolutions("none"), "conv", images, 1)
+    assert bool((expected > 0).any())
+    assert torch.equal(grad_cam(Convolutions("maps"), "conv", images, 1), expected)
+
+
+@pytest.mark.parametrize("model", [Tiny(), Convolutions("input")])
+def test_the_callers_images_may_be_inference_tensors_and_are_left_as_they_are(model, images):
+    expected = [
+        grad_cam(model, "conv", images.clone(), 1),
+        guided_backprop(model, images.clone(), 1),
+    ]
+    with torch.inference_mode():
+        made = images.clone()
+        inside = [grad_cam(model, "conv", made, 1), guided_backprop(model, made, 1)]
+    after = [grad_cam(model, "conv", made, 1), guided_backprop(model, made, 1)]
+    for found in (inside, after):
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert torch.equal(made, images)
+
+
 @pytest.mark.parametrize("look", ["grad_cam", "guided"])
 def test_modes_statistics_and_gradients_stay_as_they_were(look):
     torch.manual_seed(0)

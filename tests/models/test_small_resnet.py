@@ -57,3 +57,13 @@ def test_wrong_images():
         model([[0.0]])
     with pytest.raises(TypeError, match=r"torch.uint8: use images / 255"):
         model(torch.zeros(2, 1, 32, 32, dtype=torch.uint8))
+
+
+def test_the_first_weights_keep_the_size_of_the_gradient():
+    """He et al., equation 14: 2 / (outputs times positions), where inputs and outputs differ."""
+    torch.manual_seed(0)
+    backbone = SmallResNet(10, width=32).backbone
+    for weight in (backbone.stem[0].weight, backbone.stage2.conv1.weight):
+        n_out = weight.shape[0] * 9
+        assert weight.shape[0] != weight.shape[1]
+        assert weight.std().item() == pytest.approx((2 / n_out) ** 0.5, rel=0.1)

@@ -264,3 +264,10 @@ def test_a_response_on_an_edge_belongs_to_the_bin_above():
     edges = BinEdges(torch.tensor([[0.25, 0.5], [0.75, 1.5]]))  # the second filter sees 3 x
     phi = describe(torch.tensor([0.25, 0.5]).view(2, 1, 1, 1), Pixels(), edges)
     assert phi.tolist() == [[[0, 1, 0], [0, 1, 0]], [[0, 0, 1], [0, 0, 1]]]
+
+
+def test_descriptors_need_not_be_contiguous():
+    phi = torch.rand(5, 4, 3).softmax(-1)
+    turned = phi.transpose(1, 2).contiguous().transpose(1, 2)
+    assert not turned.is_contiguous()
+    assert torch.equal(histogram_distance(turned, turned), histogram_distance(phi, phi))

@@ -11,6 +11,9 @@ from torch import nn
 from tlcourse.models import SmallResNet
 from tlcourse.multitask import ConvBank, GaborBank
 
+# Older releases of torch announce that lazy layers, which the networks here end in, may change.
+pytestmark = pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+
 
 def stripes(angle: float, wavelength: float, size: int = 40) -> torch.Tensor:
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
@@ -55,6 +58,27 @@ def test_the_filter_of_its_own_stripes_answers_most(turn):
     (maps,) = bank(stripes(math.pi * turn / 6, 5.0))
     energy = maps.pow(2).mean((0, 2, 3)).view(2, 6, 2).sum(2)  # (wavelengths, orientations)
     assert divmod(int(energy.argmax()), 6) == (0, turn)
+
+
+def test_a_border_is_mirrored_without_its_last_row():
+    bank, image = GaborBank(orientations=2, wavelengths=(3.0,)), torch.rand(1, 1, 9, 7)
+    (found,) = bank(image)
+    m = bank.kernels[0].shape[-1] // 2
+    rows = [*range(m, 0, -1), *range(9), *range(7, 7 - m, -1)]
+    columns = [*range(m, 0, -1), *range(7), *range(5, 5 - m, -1)]
+    padded = image[:, :, rows][:, :, :, columns]
+    torch.testing.assert_close(found, nn.functional.conv2d(padded, bank.kernels[0]))
+
+
+def test_a_network_that_works_in_place_leaves_the_images_as_they_are():
+    class Halve(nn.Module):
+        def forward(self, x):
+            return x.mul_(0.5)
+
+    images = torch.rand(2, 1, 8, 8)
+    before = images.clone()
+    ConvBank(nn.Sequential(Halve(), nn.Conv2d(1, 2, 3)), ["1"])(images)
+    assert torch.equal(images, before)
 
 
 def test_colour_is_averaged():

@@ -91,16 +91,16 @@ def test_the_heads_learn_their_own_task_and_the_backbone_both():
     assert grads[0] is None
 
 
-def test_only_selected_images_are_drawn_and_all_of_them(monkeypatch):
+def test_only_selected_images_are_drawn_and_all_of_them():
     model = JointFineTuning(SmallResNet(4, width=4).backbone, SOURCE, 3, selected=[3, 17, 8, 3])
     assert model.selected.tolist() == [3, 8, 17]
-    drawn, real = set(), LabelledImages.__getitem__
+    drawn = set()
 
-    def spy(self, index):
-        drawn.update(index.tolist())
-        return real(self, index)
+    def spy(backbone, inputs):
+        for image in inputs[0][len(TARGET) :]:
+            drawn.add(int((SOURCE.images == image).flatten(1).all(1).nonzero()))
 
-    monkeypatch.setattr(LabelledImages, "__getitem__", spy)
+    model.backbone.register_forward_pre_hook(spy)
     batch = tuple(TARGET.tensors)
     for _ in range(20):
         model.loss(batch)
@@ -256,6 +256,25 @@ def test_neighbours_from_real_descriptors():
 def test_bad_settings(settings, error, message):
     with pytest.raises(error, match=message):
         selective(**settings)
+
+
+def test_an_uncertain_image_asks_for_half_as_many_unless_told():
+    for if_wrong, half in ((1, 0), (2, 1), (5, 2), (6, 3)):
+        assert selective(if_wrong=if_wrong).if_uncertain == half
+
+
+def test_a_network_that_works_in_place_leaves_the_targets_images_as_they_are():
+    class Halve(nn.Module):
+        n_features = 256
+
+        def forward(self, x):
+            return x.mul_(0.5).flatten(1)
+
+    before = TARGET.images.clone()
+    model = SelectiveJointFineTuning(Halve(), SOURCE, TARGET, neighbours(), start=2)
+    model.ask_for_more()
+    model.loss(tuple(TARGET.tensors))
+    assert torch.equal(TARGET.images, before)
 
 
 def test_bad_data():

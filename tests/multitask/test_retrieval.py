@@ -137,6 +137,9 @@ def test_which_method_is_taken(monkeypatch):
         def __init__(self, source, **_):
             self.n = len(source)
 
+        def probe(self, target, k):
+            return 1.0
+
         def search(self, target, k):
             return self.n, k
 
@@ -147,6 +150,46 @@ def test_which_method_is_taken(monkeypatch):
     assert isinstance(retrieve(clustered(49), clustered(2), 3), Retrieval)
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     assert isinstance(retrieve(clustered(50), clustered(2), 3), Retrieval)
+
+
+def heap(n, alone):
+    """Nearly one picture many times, and a few others: the index's cells lie in the heap."""
+    generator = torch.Generator().manual_seed(0)
+    one = torch.rand(1, 3, 8, generator=generator).softmax(-1)
+    raw = torch.cat(
+        [
+            one + 1e-4 * torch.rand(n - alone, 3, 8, generator=generator),
+            torch.rand(alone, 3, 8, generator=generator).pow(6) + 1e-6,
+        ]
+    )
+    return raw / raw.sum(-1, keepdim=True)
+
+
+@needs_faiss
+@pytest.mark.parametrize("method", ["auto", "index"])
+def test_among_near_duplicates_the_index_looks_into_more_cells(method, monkeypatch):
+    import tlcourse.multitask.retrieval as module
+
+    monkeypatch.setattr(module, "LARGE", 6_000)
+    source = heap(6_000, 400)
+    target = source[-40:]
+    exact = retrieve(source, target, 10, method="exact")
+    assert DescriptorIndex(source).search(target, 10).recall(exact) < 0.9  # as it is built
+    assert retrieve(source, target, 10, method=method).recall(exact) > 0.95
+    in_heap = retrieve(source, source[:20], 10, method=method)  # equal but for rounding: no warning
+    assert in_heap.distances.max() < 1e-3
+
+
+@needs_faiss
+def test_an_index_that_cannot_find_enough_says_so(monkeypatch):
+    import tlcourse.multitask.retrieval as module
+
+    monkeypatch.setattr(module, "LIST", 1)  # no spare candidates: the roots alone decide
+    source = clustered(2_000)
+    source = torch.cat([source, source.flip(-1)])
+    target = 0.999 * torch.nn.functional.one_hot(torch.arange(24).view(8, 3) % 8, 8) + 0.001 / 8
+    with pytest.warns(UserWarning, match=r'Of the 10 neighbours .*%.*method="exact" misses none'):
+        retrieve(source, target, 10, method="index")
 
 
 def test_without_faiss_the_error_says_what_does_instead(monkeypatch):

@@ -136,6 +136,18 @@ def test_the_levels_are_saved_and_the_constants_are_not():
     assert list(UncertaintyWeighting(["regression"]).state_dict()) == ["log_variances"]
 
 
+def test_weights_and_deviations_are_numbers_to_look_at():
+    weighting = UncertaintyWeighting(["regression", "classification"])
+    assert not weighting.weights.requires_grad
+    assert not weighting.deviations.requires_grad
+
+
+def test_the_levels_come_to_the_losses():
+    """Losses on a GPU need no level moved there by hand."""
+    losses = [torch.tensor(0.5, device="meta"), torch.tensor(1.0, device="meta")]
+    assert UncertaintyWeighting(["regression", "classification"])(losses).is_meta
+
+
 def test_stacked_losses_and_losses_of_shape_one():
     weighting = UncertaintyWeighting(["regression", "classification"])
     expected = weighting([torch.tensor(2.0), torch.tensor(3.0)])

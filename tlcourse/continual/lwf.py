@@ -8,13 +8,13 @@ the old data, and one pass through the shared layers serves all heads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from tlcourse._checks import (
     at_least_float32,
@@ -23,13 +23,12 @@ from tlcourse._checks import (
     check_int,
     check_logits_shape,
     check_number,
+    check_samples,
     check_targets,
     check_temperature,
-    refuse_random_augmentation,
-    shape_of,
+    widened,
 )
-from tlcourse._modes import evaluating
-from tlcourse.training.files import digest
+from tlcourse._recorded import WithRecorded, run_once
 
 
 def lwf_old_task_loss(
@@ -94,7 +93,7 @@ def lwf_old_task_loss(
     )
     y = torch.softmax(recorded_logits.detach() / temperature, dim=1)  # (N, K)
     loss = F.cross_entropy(old_logits / temperature, y)
-    check_finite(loss, old_logits=old_logits, recorded_logits=recorded_logits)
+    check_finite(loss, reached=False, old_logits=old_logits, recorded_logits=recorded_logits)
     return loss
 
 
@@ -111,7 +110,7 @@ class Recording:
     """
 
     features: TensorDataset
-    answers: _WithAnswers
+    answers: WithRecorded
 
 
 class LearningWithoutForgetting(nn.Module):
@@ -229,19 +228,22 @@ class LearningWithoutForgetting(nn.Module):
         """
         check_int("n_classes", n_classes, low=2)
         check_int("batch_size", batch_size, low=1)
-        if not isinstance(dataset, Sized) or len(dataset) == 0:
-            raise ValueError("dataset is empty or has no length: there is nothing to record.")
-        features, labels = self._features(dataset, batch_size)  # (N, D), (N,)
+        check_samples(dataset)
+        if len(dataset[0]) != 2:
+            raise ValueError(f"dataset must give (input, label), got tuples of {len(dataset[0])}.")
+        features, labels = run_once(  # (N, D), (N,)
+            "backbone", self.backbone, dataset, gives="features", batch_size=batch_size
+        )
         check_targets("labels", labels, n_samples=len(features), n_classes=n_classes)
         weight = self._head(0).weight
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             answers = [head(features.to(weight.device)).cpu() for head in self.heads]
         for o, logits in enumerate(answers):  # (N, K_o) each
             check_float_tensor(f"the answers of head {o}", logits)
-        refuse_random_augmentation(dataset)
-        new = nn.Linear(features.shape[1], n_classes, device=weight.device, dtype=weight.dtype)
+        with torch.inference_mode(False):
+            new = nn.Linear(features.shape[1], n_classes, device=weight.device, dtype=weight.dtype)
         self.heads.append(new)
-        return Recording(TensorDataset(features, labels), _WithAnswers(dataset, answers))
+        return Recording(TensorDataset(features, labels), WithRecorded(dataset, answers))
 
     def logits(self, inputs: Tensor) -> list[Tensor]:
         """Return every head's logits, (N, K_o) each, from one pass through the shared layers."""
@@ -270,8 +272,8 @@ class LearningWithoutForgetting(nn.Module):
                 f"The batch has recorded answers of {len(recorded)} heads, the network has "
                 f"{len(self.heads) - 1} old heads. Train on the answers of the latest new_task."
             )
-        *old, new = self.logits(inputs)
-        loss = F.cross_entropy(new, labels)
+        *old, new = self.logits(inputs.clone())  # a layer may work in place
+        loss = F.cross_entropy(widened(new), labels)
         if self.old_weight > 0:
             for z_hat, z in zip(old, recorded, strict=True):
                 loss = loss + self.old_weight * lwf_old_task_loss(
@@ -299,48 +301,3 @@ class LearningWithoutForgetting(nn.Module):
         head = self.heads[task]
         assert isinstance(head, nn.Linear)
         return head
-
-    def _features(
-        self, dataset: Dataset[tuple[Tensor, ...]], batch_size: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return the shared layers' features and the labels, in the data set's order."""
-        device = self._head(0).weight.device
-        features, labels = [], []
-        with evaluating(self), torch.no_grad():
-            for batch in DataLoader(dataset, batch_size=batch_size, shuffle=False):
-                if len(batch) != 2:
-                    raise ValueError(
-                        f"dataset must give (input, label), got tuples of {len(batch)}."
-                    )
-                features.append(self.backbone(batch[0].to(device)).cpu())
-                labels.append(batch[1])
-        found = torch.cat(features)
-        if found.ndim != 2:
-            raise ValueError(
-                f"The backbone must give features of shape (N, D), got {shape_of(found)}."
-            )
-        return found, torch.cat(labels)
-
-
-class _WithAnswers(Dataset[tuple[Tensor, ...]]):
-    """A data set whose samples end with the recorded logits, by index and not by order."""
-
-    def __init__(self, dataset: Dataset[tuple[Tensor, ...]], answers: list[Tensor]) -> None:
-        self.dataset, self.answers = dataset, answers
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The data set's tensors and the answers, where the data set has them in memory."""
-        return (*self.dataset.tensors, *self.answers)  # type: ignore[attr-defined]
-
-    def fingerprint(self) -> str:
-        """Return 16 hexadecimal digits that change with the data set and with any answer."""
-        own = getattr(self.dataset, "fingerprint", str)()  # names and classes, or an empty text
-        tensors = (*getattr(self.dataset, "tensors", ()), *self.answers)
-        return digest((f"{own} {i}", tensor) for i, tensor in enumerate(tensors))[:16]
-
-    def __len__(self) -> int:
-        return len(self.answers[0])
-
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return (*self.dataset[index], *(logits[index] for logits in self.answers))

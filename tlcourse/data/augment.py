@@ -96,10 +96,17 @@ def random_crop_flip(
     """
     _check_batch(images)
     check_int("padding", padding, low=0, high=min(images.shape[2:]) - 1)
-    padded = F.pad(images, (padding,) * 4, mode="reflect")
+    rows, columns = (_mirrored(size, padding).to(images.device) for size in images.shape[2:])
+    padded = images[:, :, rows][..., columns]
     cropped = _random_crop(padded, images, 2 * padding + 1, generator)
     flip = torch.rand(len(images), generator=generator, device=_device(generator)) < 0.5  # (N,)
     return torch.where(flip.to(images.device)[:, None, None, None], cropped.flip(3), cropped)
+
+
+def _mirrored(size: int, padding: int) -> Tensor:
+    """Return the places 0 to size - 1, and beyond each end those that a mirror there shows."""
+    last = size - 1
+    return last - (last - torch.arange(-padding, size + padding).abs()).abs()
 
 
 def _random_crop(

@@ -128,9 +128,12 @@ def find(root: str | os.PathLike[str] | None = None) -> Found | None:
     """Return where CIFAR-10 lies, complete or not, or None."""
 
     def look(place: Path) -> Found | None:
-        for folder in (place / FOLDER, place / "cifar10" / FOLDER, place):
+        for above in (".", "cifar10", "CIFAR10", "cifar-10", "CIFAR-10", "cifar-10-python"):
+            folder = place / above / FOLDER
             if any((folder / name).exists() for name in (*TRAIN, *TEST)):
                 return Found(folder, class_folders=False)
+        if any((place / name).exists() for name in (*TRAIN, *TEST)):
+            return Found(place, class_folders=False)
         return classfolders.look(place, ("cifar10", "CIFAR10", "cifar-10", "CIFAR-10"), FORM)
 
     return first(root, look)

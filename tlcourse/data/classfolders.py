@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,13 +17,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tlcourse.data.store import Found, writing
-from tlcourse.settings import cache_dir
+from tlcourse.data.folder import is_clutter
+from tlcourse.data.kept import keep_once
+from tlcourse.data.store import Found
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 PARTS = ("train", "test")
+OTHERWISE = {"train": "training", "test": "testing"}  # what some copies call them
 TOGETHER = 500  # files that one thread decodes in one go
-VERSION = 1  # of the cached form
+VERSION = 2  # of the cached form
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def look(place: Path, subfolders: Sequence[str], form: Form) -> Found | None:
     ``place`` itself counts only if it holds every class, as its name does not say what it is.
     """
     for folder in (*(place / name for name in subfolders), place):
-        there = [(folder / "train" / name).is_dir() for name in form.classes]
+        train = _part_folder(folder, "train")
+        there = [(train / name).is_dir() for name in form.classes]
         if all(there) or (any(there) and folder != place):
             return Found(folder, class_folders=True)
     return None
@@ -64,15 +65,20 @@ def list_files(folder: Path, form: Form) -> dict[str, list[list[Path]]]:
     for part, counts in zip(PARTS, (form.train, form.test), strict=True):
         files[part] = []
         for name, count in zip(form.classes, counts, strict=True):
-            here = folder / part / name
+            here = _part_folder(folder, part) / name
             try:
                 found = sorted(
                     Path(entry.path)
                     for entry in os.scandir(here)
-                    if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
+                    if entry.name.lower().endswith(SUFFIXES) and not is_clutter(entry.name)
                 )
             except FileNotFoundError:
                 found = []
+            except PermissionError as error:
+                raise PermissionError(
+                    f"{here} may not be read. Change its permissions, or give another folder by "
+                    "root= or TLCOURSE_DATA."
+                ) from error
             if len(found) != count:
                 raise ValueError(
                     f"{here} holds {len(found):,} images; {form.name} has {count:,} there. "
@@ -80,6 +86,11 @@ def list_files(folder: Path, form: Form) -> dict[str, list[list[Path]]]:
                 )
             files[part].append(found)
     return files
+
+
+def _part_folder(folder: Path, part: str) -> Path:
+    other = folder / OTHERWISE[part]
+    return other if other.is_dir() else folder / part
 
 
 def read(folder: Path, form: Form) -> tuple[dict[str, tuple[Tensor, Tensor]], str]:
@@ -106,62 +117,21 @@ def read(folder: Path, form: Form) -> tuple[dict[str, tuple[Tensor, Tensor]], st
 
 def _decode_once(folder: Path, flat: dict[str, list[Path]], form: Form) -> dict[str, Tensor]:
     """Return the decoded images of both parts, from the cache if it has them."""
-    shapes: dict[str, tuple[int, ...]] = {
-        part: (len(flat[part]), _channels(form), form.side, form.side) for part in PARTS
-    }
-    try:
-        kept = cache_dir() / "decoded" / f"{form.name}-{_key(folder, flat)}.safetensors"
-    except OSError as error:
-        warnings.warn(f"The decoded images are not kept: {error}", stacklevel=4)
-        return _decode(flat, form)
-    if (images := _load(kept, shapes)) is None:
-        images = _decode(flat, form)
-        _keep(kept, images)
-    return images
+    name = f"{form.name}-{_key(folder, flat, form)}"
+    return keep_once("decoded", name, "decoded images", lambda: _decode(flat, form))
 
 
-def _key(folder: Path, flat: dict[str, list[Path]]) -> str:
-    digest = hashlib.sha256(f"{VERSION}".encode())
+def _key(folder: Path, flat: dict[str, list[Path]], form: Form) -> str:
+    digest = hashlib.sha256(f"{VERSION} {form}".encode())
     for part in PARTS:
         for path in flat[part]:
-            stat = path.stat()
+            try:
+                stat = path.stat()
+            except OSError:  # a link that leads nowhere: decoding names it
+                stat = path.lstat()
             line = f"{path.relative_to(folder).as_posix()} {stat.st_size} {stat.st_mtime_ns}\n"
             digest.update(line.encode())
     return digest.hexdigest()[:16]
-
-
-def _load(kept: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
-    """Return the kept images, or None if there are none or the file is broken."""
-    from safetensors import SafetensorError, safe_open
-
-    if not kept.exists():
-        return None
-    try:
-        with safe_open(kept, "pt") as file:
-            sums = file.metadata() or {}
-            images = {part: file.get_tensor(part) for part in PARTS}
-    except (SafetensorError, OSError):
-        return None
-    for part in PARTS:
-        whole = tuple(images[part].shape) == shapes[part] and images[part].dtype == torch.uint8
-        if not whole or sums.get(part) != _sum(images[part]):
-            return None
-    return images
-
-
-def _keep(kept: Path, images: dict[str, Tensor]) -> None:
-    """Keep the images; without room for them the next call decodes again, and this one goes on."""
-    from safetensors.torch import save
-
-    try:
-        with writing(kept) as file:
-            file.write(save(images, {part: _sum(images[part]) for part in PARTS}))
-    except OSError as error:
-        warnings.warn(f"The decoded images are not kept: {error}", stacklevel=5)
-
-
-def _sum(images: Tensor) -> str:
-    return f"{zlib.crc32(images.numpy().data):08x}"
 
 
 def _decode(flat: dict[str, list[Path]], form: Form) -> dict[str, Tensor]:

@@ -8,6 +8,10 @@
 
 Photographs come in every size, orientation and colour mode. All are brought into one form: upright,
 RGB, the largest square from the middle, scaled to ``size``.
+
+Which files count is a rule, and no guess: every file whose name ends as an image's, at any depth,
+behind links too. One that cannot be read is an error. What systems and network drives put beside
+photographs (thumbnails, recycle bins, names that begin with a dot) counts nowhere.
 """
 
 from __future__ import annotations
@@ -22,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tlcourse._checks import check_int
-from tlcourse.data.labelled import LabelledImages
+from tlcourse._checks import check_int, near
+from tlcourse._files import expand
+from tlcourse.data.labelled import LabelledImages, check_names
 from tlcourse.data.store import in_words
 
 if TYPE_CHECKING:
@@ -34,13 +39,28 @@ SUFFIXES = frozenset(
     for name in (
         *("jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "tif", "tiff", "webp", "avif"),
         *("jp2", "pgm", "ppm", "pbm", "heic", "heif"),
+        # Photographs that cannot be read here are named rather than left out.
+        *("jxl", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
     )
 )
-SPLITS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation"))
+TRAINING = ("train", "training")
+SPLITS = frozenset((*TRAINING, "test", "testing", "val", "valid", "validation"))
+# What macOS, Windows, Linux and network drives keep in folders of photographs, in lower case.
+CLUTTER = frozenset(
+    (
+        *("__macosx", "network trash folder", "$recycle.bin", "system volume information"),
+        *("thumbs.db", "desktop.ini", "lost+found", "__pycache__"),
+        *("@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "@tmp"),
+    )
+)
 
 
 def image_folder(
-    root: str | os.PathLike[str], *, size: int = 224, skip_broken: bool = False
+    root: str | os.PathLike[str],
+    *,
+    size: int = 224,
+    classes: Sequence[str] | None = None,
+    skip_broken: bool = False,
 ) -> LabelledImages:
     """Return the photographs below ``root``, where each sub-folder is a class.
 
@@ -51,21 +71,29 @@ def image_folder(
         no images, are left alone.
     size
         Side of the images in pixels, 8 to 1024; 224 is what networks trained on ImageNet expect.
+    classes
+        The names of the classes in the order of their labels, such as ``train.classes`` for the
+        photographs that a classifier is tested on: a label then means the same in both sets, even
+        if one of them lacks a class. None takes the sub-folders in the order of their names; those
+        of the training set where ``root`` is a ``test`` or ``val`` beside a ``train``.
     skip_broken
         Go on without the files that cannot be read, with a warning that names them.
 
     Returns
     -------
     LabelledImages
-        Images (N, 3, size, size); classes in the order of their names, and within a class the files
-        in the order of theirs.
+        Images (N, 3, size, size), class after class, and within a class the files in the order of
+        their names.
 
     Raises
     ------
     FileNotFoundError, NotADirectoryError
         If ``root`` does not exist or is a file.
     ValueError
-        If there are fewer than two classes, a class without an image, or a broken file.
+        If there are fewer than two classes, a class without an image, a sub-folder that is none of
+        ``classes``, or a broken file.
+    PermissionError
+        If a folder may not be read.
     MemoryError
         If the images would not fit into memory at this size.
 
@@ -82,9 +110,12 @@ def image_folder(
     """
     check_int("size", size, low=8, high=1024)
     folder = _existing_folder(root)
-    classes = _classes(folder)
-    files = [_images_in(folder / name) for name in classes]
-    empty = [name for name, found in zip(classes, files, strict=True) if not found]
+    if classes is None:
+        classes = _classes_of_training(folder) or _classes(folder)
+    check_names("classes", classes)
+    here = _of_classes(folder, classes)
+    files = [_images_in(folder / name) if name in here else [] for name in classes]
+    empty = [name for name, found in zip(classes, files, strict=True) if name in here and not found]
     if empty:
         raise ValueError(
             f"{_plural(len(empty), 'class')} of {folder} without an image: {_listed(empty)}. "
@@ -105,7 +136,8 @@ def image_folder(
             stacklevel=2,
         )
         images, labels = images[whole], labels[whole]
-        gone = [name for k, name in enumerate(classes) if not bool((labels == k).any())]
+        left = set(labels.tolist())
+        gone = [name for k, name in enumerate(classes) if name in here and k not in left]
         if gone:
             raise ValueError(f"No image is left of {_listed(gone)}: every file there is broken.")
     return LabelledImages(images, labels, classes, folder.resolve().name or "images")
@@ -235,10 +267,10 @@ def _grey(values: Any) -> Picture:
 
 def _classes(folder: Path) -> list[str]:
     """Return the names of the sub-folders, or say what is wrong with them."""
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not _hidden(p.name))
+    names = _sub_folders(folder)
     if len(names) >= 2 and not {name.lower() for name in names} <= SPLITS:
         return names
-    if names and all(any(p.is_dir() for p in (folder / name).iterdir()) for name in names):
+    if names and all(_sub_folders(folder / name) for name in names):
         kind = "parts of a set" if len(names) >= 2 else "a folder of folders"
         raise ValueError(
             f"{folder} holds {kind}, {_listed(names)}, and not classes. "
@@ -246,7 +278,7 @@ def _classes(folder: Path) -> list[str]:
         )
     if len(names) >= 2:
         return names  # someone's classes may well be called "test" and "training"
-    loose = sum(_is_image(p) for p in folder.iterdir())
+    loose = sum(_is_image(p) for p in _listed_in(folder))
     has = f"one sub-folder, {names[0]!r}" if names else "no sub-folder"
     also = f" and {_plural(loose, 'image')} beside it" if loose else ""
     raise ValueError(
@@ -255,22 +287,66 @@ def _classes(folder: Path) -> list[str]:
     )
 
 
-def _images_in(folder: Path) -> list[Path]:
+def _sub_folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in _listed_in(folder) if path.is_dir())
+
+
+def _of_classes(folder: Path, classes: Sequence[str]) -> list[str]:
+    """Return the sub-folders if each of them is one of ``classes``."""
+    names = _sub_folders(folder)
+    if not names:
+        raise ValueError(f"{folder} has no sub-folder; it takes one for each class of its images.")
+    if strange := [name for name in names if name not in classes]:
+        raise ValueError(
+            f"{folder} has {_plural(len(strange), 'sub-folder')} of no known class: "
+            f"{_listed(strange)}. The classes are {_listed(classes)}.{near(strange[0], classes)}"
+        )
+    return names
+
+
+def _classes_of_training(folder: Path) -> list[str]:
+    """Return the classes of the ``train`` beside a ``test`` or ``val``; elsewhere none."""
+    folder = folder.absolute()
+    if folder.name.lower() not in SPLITS.difference(TRAINING):
+        return []
+    beside = [p for p in _listed_in(folder.parent) if p.name.lower() in TRAINING and p.is_dir()]
+    return _sub_folders(beside[0]) if beside else []
+
+
+def _images_in(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
     """Return the image files of a class at any depth, sorted."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if _is_image(path) and not any(_hidden(part) for part in path.relative_to(folder).parts)
-    )
+    real = folder.resolve()
+    if real in above:
+        return []  # a link that leads back up
+    found = []
+    for path in _listed_in(folder):
+        if path.is_dir():
+            found += _images_in(path, (*above, real))
+        elif _is_image(path):  # a link that leads nowhere is one: reading it will say so
+            found.append(path)
+    return sorted(found)
 
 
 def _is_image(path: Path) -> bool:
-    # Files that begin with a dot: macOS puts "._photo.jpg" beside photo.jpg, which is no image.
-    return path.suffix.lower() in SUFFIXES and not _hidden(path.name) and path.is_file()
+    return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name in ("__MACOSX", "__pycache__")
+def _listed_in(folder: Path) -> list[Path]:
+    """Return what is in a folder and counts."""
+    try:
+        return [path for path in folder.iterdir() if not is_clutter(path.name)]
+    except PermissionError as error:
+        raise PermissionError(
+            f"{folder} may not be read. Change its permissions, or move it away."
+        ) from error
+
+
+def is_clutter(name: str) -> bool:
+    """Return whether a file or folder is no one's photograph, by its name.
+
+    Names that begin with a dot are hidden; macOS puts ``._photo.jpg`` beside photo.jpg.
+    """
+    return name.startswith(".") or name.lower() in CLUTTER
 
 
 def _existing_folder(root: str | os.PathLike[str]) -> Path:
@@ -285,9 +361,7 @@ def _existing_folder(root: str | os.PathLike[str]) -> Path:
 
 def _existing(value: str | os.PathLike[str], name: str) -> Path:
     """Return ``value`` as a path, or raise an error with the names near to it."""
-    if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name} must be a path, got {value!r}.")
-    path = Path(value).expanduser()
+    path = expand(value, name)
     if path.exists():
         return path
     known, absent = path.absolute(), ""

@@ -1,14 +1,16 @@
 """Labelled images: one tensor of images, one of labels, the names of the classes.
 
-Every data set of the course has this form, whether its pixels come from a font, a scanner or a
-reader's own photographs. It is a :class:`torch.utils.data.TensorDataset`, so that a whole batch is
-one indexing operation, and it checks what it is given, once, when it is made.
+Every set of images in the course has this form, whether its pixels come from a font, a scanner or a
+reader's own photographs; what sensors record is :class:`~tlcourse.data.windows.Windows`. It is a
+:class:`torch.utils.data.TensorDataset`, so that a whole batch is one indexing operation, and it
+checks what it is given, once, when it is made.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +19,58 @@ from torch.utils.data import TensorDataset
 from tlcourse._checks import check_int, check_targets, shape_of
 
 
-class LabelledImages(TensorDataset):
+class Labelled(TensorDataset):
+    """What labelled sets share: inputs and labels as ``tensors``, names, and choosing a part."""
+
+    def __init__(self, inputs: Tensor, labels: Tensor, classes: Sequence[str], name: str) -> None:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"name must be a text that is not empty, got {name!r}.")
+        check_names("classes", classes)
+        check_targets("labels", labels, n_samples=len(inputs), n_classes=len(classes))
+        if labels.device != inputs.device:
+            raise ValueError(
+                f"inputs and labels must be on one device, got {inputs.device} and {labels.device}."
+            )
+        super().__init__(inputs, labels)
+        self.classes = tuple(classes)
+        self.name = name
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels, (N,), int64."""
+        return self.tensors[1]
+
+    @property
+    def n_classes(self) -> int:
+        """The number of classes, K. A subset keeps it, even if it holds none of some class."""
+        return len(self.classes)
+
+    def subset(self, indices: Tensor | Sequence[int]) -> Self:
+        """Return the chosen samples, in the order of ``indices``, as a set with the same classes.
+
+        Parameters
+        ----------
+        indices
+            Positions in [0, N), or a boolean mask of shape (N,).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an index is no integer or out of range, or if nothing is chosen.
+
+        Examples
+        --------
+        >>> data = LabelledImages(torch.rand(3, 1, 8, 8), torch.arange(3), ("a", "b", "c"), "abc")
+        >>> len(data.subset(data.labels != 2))
+        2
+        """
+        return self._take(_positions(indices, len(self)).to(self.labels.device))
+
+    def _take(self, chosen: Tensor) -> Self:
+        raise NotImplementedError
+
+
+class LabelledImages(Labelled):
     """Images with their labels: a sample of a domain and of a task.
 
     ``dataset[i]`` is ``(image, label)``; ``dataset[indices]`` is a batch of both.
@@ -52,55 +105,16 @@ class LabelledImages(TensorDataset):
     """
 
     def __init__(self, images: Tensor, labels: Tensor, classes: Sequence[str], name: str) -> None:
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"name must be a text that is not empty, got {name!r}.")
-        _check_classes(classes)
         _check_images(images)
-        check_targets("labels", labels, n_samples=len(images), n_classes=len(classes))
-        if labels.device != images.device:
-            raise ValueError(
-                f"images and labels must be on one device, got {images.device} and {labels.device}."
-            )
-        super().__init__(images, labels)
-        self.classes = tuple(classes)
-        self.name = name
+        super().__init__(images, labels, classes, name)
 
     @property
     def images(self) -> Tensor:
         """The images, (N, C, H, W), float32 in [0, 1]."""
         return self.tensors[0]
 
-    @property
-    def labels(self) -> Tensor:
-        """The labels, (N,), int64."""
-        return self.tensors[1]
-
-    @property
-    def n_classes(self) -> int:
-        """The number of classes, K. A subset keeps it, even if it holds none of some class."""
-        return len(self.classes)
-
-    def subset(self, indices: Tensor | Sequence[int]) -> LabelledImages:
-        """Return the chosen images, in the order of ``indices``, as a set with the same classes.
-
-        Parameters
-        ----------
-        indices
-            Positions in [0, N), or a boolean mask of shape (N,).
-
-        Raises
-        ------
-        TypeError, ValueError
-            If an index is no integer or out of range, or if nothing is chosen.
-
-        Examples
-        --------
-        >>> data = LabelledImages(torch.rand(3, 1, 8, 8), torch.arange(3), ("a", "b", "c"), "abc")
-        >>> len(data.subset(data.labels != 2))
-        2
-        """
-        chosen = _positions(indices, len(self)).to(self.labels.device)
-        return LabelledImages(self.images[chosen], self.labels[chosen], self.classes, self.name)
+    def _take(self, chosen: Tensor) -> Self:
+        return type(self)(self.images[chosen], self.labels[chosen], self.classes, self.name)
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that change with any pixel, label, class or the name.
@@ -113,11 +127,7 @@ class LabelledImages(TensorDataset):
         >>> data.fingerprint() == data.subset([1, 0]).fingerprint()
         False
         """
-        digest = hashlib.sha256(repr((self.name, self.classes)).encode())
-        for tensor in self.tensors:
-            digest.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().data)
-        return digest.hexdigest()[:16]
+        return fingerprint((self.name, self.classes), self.tensors)
 
     def __repr__(self) -> str:
         n, *shape = self.images.shape
@@ -125,30 +135,33 @@ class LabelledImages(TensorDataset):
         return f"LabelledImages({self.name!r}, {n:,} images of {size}, {self.n_classes} classes)"
 
 
-def few_per_class(dataset: LabelledImages, n: int, *, seed: int) -> LabelledImages:
-    """Return ``n`` labelled images of every class, drawn without replacement.
+AnyLabelled = TypeVar("AnyLabelled", bound=Labelled)
+
+
+def few_per_class(dataset: AnyLabelled, n: int, *, seed: int) -> AnyLabelled:
+    """Return ``n`` labelled samples of every class, drawn without replacement.
 
     The draws are nested: with one seed, the set of 5 per class begins with the set of 2 per class.
-    So a curve over the number of labels adds images from point to point and exchanges none.
+    So a curve over the number of labels adds samples from point to point and exchanges none.
 
     Parameters
     ----------
     dataset
         The set to draw from.
     n
-        Images of every class, at least 1.
+        Samples of every class, at least 1.
     seed
         Which draw, 0 or more.
 
     Returns
     -------
-    LabelledImages
-        n K images: one of every class, then the second of every class, and so on.
+    LabelledImages or Windows
+        n K samples: one of every class, then the second of every class, and so on.
 
     Raises
     ------
     TypeError, ValueError
-        If ``n`` or ``seed`` is no integer or out of range, or a class has fewer than ``n`` images.
+        If ``n`` or ``seed`` is no integer or out of range, or a class has fewer than ``n`` samples.
 
     Examples
     --------
@@ -157,8 +170,10 @@ def few_per_class(dataset: LabelledImages, n: int, *, seed: int) -> LabelledImag
     >>> few_per_class(data, 3, seed=0).labels
     tensor([0, 1, 0, 1, 0, 1])
     """
-    if not isinstance(dataset, LabelledImages):
-        raise TypeError(f"dataset must be a LabelledImages, got {type(dataset).__name__}.")
+    if not isinstance(dataset, Labelled):
+        raise TypeError(
+            f"dataset must be a LabelledImages or Windows, got {type(dataset).__name__}."
+        )
     check_int("n", n, low=1)
     check_int("seed", seed, low=0)
     generator = torch.Generator().manual_seed(seed)
@@ -170,8 +185,8 @@ def few_per_class(dataset: LabelledImages, n: int, *, seed: int) -> LabelledImag
         drawn.append(members[torch.randperm(len(members), generator=generator)[:n]])
     if short:
         raise ValueError(
-            f"n is {n}, but {dataset.name!r} has fewer images of some classes: {', '.join(short)}. "
-            "Take a smaller n, or draw from a larger set."
+            f"n is {n}, but {dataset.name!r} has fewer samples of some classes: "
+            f"{', '.join(short)}. Take a smaller n, or draw from a larger set."
         )
     return dataset.subset(torch.stack(drawn, dim=1).flatten())  # (n, K) -> (n K,)
 
@@ -196,17 +211,27 @@ def _check_images(images: Tensor) -> None:
         )
 
 
-def _check_classes(classes: Sequence[str]) -> None:
-    if isinstance(classes, str) or not isinstance(classes, Sequence):
-        raise TypeError(f"classes must be a sequence of names, got {classes!r}.")
-    if not classes:
-        raise ValueError("classes is empty; it takes the name of every class.")
-    for k, name in enumerate(classes):
+def check_names(what: str, names: Sequence[str]) -> None:
+    """Raise unless ``names`` is a sequence of different texts, at least one."""
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise TypeError(f"{what} must be a sequence of names, got {names!r}.")
+    if not names:
+        raise ValueError(f"{what} is empty; it takes the name of every one.")
+    for k, name in enumerate(names):
         if not isinstance(name, str) or not name:
-            raise TypeError(f"classes must hold texts that are not empty, got {name!r} at {k}.")
-    twice = sorted({name for name in classes if classes.count(name) > 1})
+            raise TypeError(f"{what} must hold texts that are not empty, got {name!r} at {k}.")
+    twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"classes must be different names, got more than once: {twice}.")
+        raise ValueError(f"{what} must be different names, got more than once: {twice}.")
+
+
+def fingerprint(facts: Any, tensors: Sequence[Tensor]) -> str:
+    """Return 16 hexadecimal digits that change with the facts' text and any value of a tensor."""
+    digest = hashlib.sha256(repr(facts).encode())
+    for tensor in tensors:
+        digest.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def _positions(indices: Tensor | Sequence[int], n: int) -> Tensor:
@@ -222,7 +247,7 @@ def _positions(indices: Tensor | Sequence[int], n: int) -> Tensor:
             )
         chosen = chosen.nonzero()[:, 0]
     if chosen.numel() == 0:
-        raise ValueError("indices chooses no image; a set takes at least one.")
+        raise ValueError("indices chooses nothing; a set takes at least one.")
     if chosen.is_floating_point() or chosen.is_complex():
         raise TypeError(f"indices must be integers or a boolean mask, got dtype {chosen.dtype}.")
     if chosen.ndim != 1:
@@ -231,6 +256,6 @@ def _positions(indices: Tensor | Sequence[int], n: int) -> Tensor:
     low, high = int(chosen.min()), int(chosen.max())
     if low < 0 or high >= n:
         raise ValueError(
-            f"indices must lie in [0, {n - 1}] for {n} images, got values from {low} to {high}."
+            f"indices must lie in [0, {n - 1}] for {n} samples, got values from {low} to {high}."
         )
     return chosen

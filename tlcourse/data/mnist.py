@@ -109,8 +109,8 @@ def mnist(
     """Return MNIST: 60,000 digits for training and 10,000 for testing.
 
     Looked for under ``root``, ``$TLCOURSE_DATA`` and the cache folder, as ``MNIST/raw/*-ubyte`` (or
-    ``.gz``; checked against the known MD5 sums) or ``MNIST/train/<digit>/*.png`` with
-    ``MNIST/test/...``; then downloaded (12 MB).
+    ``.gz``, or as other programs name and unpack them; checked against the known MD5 sums) or
+    ``MNIST/train/<digit>/*.png`` with ``MNIST/test/...``; then downloaded (12 MB).
 
     Parameters
     ----------
@@ -157,10 +157,10 @@ def find(root: str | os.PathLike[str] | None = None) -> Found | None:
     """Return where MNIST lies, complete or not, or None."""
 
     def look(place: Path) -> Found | None:
-        for folder in (place / "MNIST" / "raw", place / "mnist" / "raw", place / "raw", place):
-            if any(_path(folder, part) for part in PARTS):
-                return Found(folder, class_folders=False)
-        return classfolders.look(place, ("MNIST", "mnist"), FORM)
+        for below in ("MNIST/raw", "mnist/raw", "raw", "MNIST", "mnist", "."):
+            if any(_path(place / below, part) for part in PARTS):
+                return Found(place / below, class_folders=False)
+        return classfolders.look(place, ("MNIST", "mnist", "mnist_png"), FORM)
 
     return first(root, look)
 
@@ -171,7 +171,10 @@ def check(found: Found) -> None:
         classfolders.list_files(found.folder, FORM)
         return
     if absent := [part.name for part in PARTS if _path(found.folder, part) is None]:
-        raise FileNotFoundError(f"{found.folder} lacks {', '.join(absent)}.")
+        raise FileNotFoundError(
+            f"{found.folder} lacks {', '.join(absent)} (or with .gz). Put them there; "
+            "tlcourse data fetch mnist downloads what is missing."
+        )
     for part in PARTS:
         _read(found.folder, part)
 
@@ -214,9 +217,15 @@ def _complete(folder: Path, root: str | os.PathLike[str] | None, allowed: bool) 
 
 
 def _path(folder: Path, part: Part) -> Path | None:
-    """Return where a part lies, unpacked or packed, or None."""
-    for path in (folder / part.name, folder / f"{part.name}.gz"):
-        if path.exists():
+    """Return where a part lies, unpacked or packed, or None.
+
+    Some programs write the name with a dot, as the original archive holds it, and some unpack every
+    file into a folder of the same name.
+    """
+    names = [part.name, part.name.replace("-idx", ".idx")]
+    names += [f"{name}.gz" for name in names]
+    for path in (folder / above / name for above in (".", *names) for name in names):
+        if path.is_file():
             return path
     return None
 

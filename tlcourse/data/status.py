@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -10,14 +11,18 @@ from typing import NamedTuple
 import torch
 
 from tlcourse._checks import near
+from tlcourse._installed import lite0_weights
 from tlcourse.data.store import in_words, places
 
 EMBEDDED = {
     "digits": ("inside scikit-learn", "1,797 images"),
     "glyphs": ("drawn from Matplotlib's fonts", "as many as asked for"),
+    "surfaces": ("cut from photographs of scikit-image and scikit-learn", "as many as asked for"),
     "scenes": ("put together from scikit-learn's digits", "as many as asked for"),
+    "imu": ("simulated", "as many as asked for"),
 }
-REAL = ("mnist", "cifar10")
+PACKAGED = ("mnist5k", "basic_motions")
+REAL = ("mnist", "cifar10", "dsa", "hapt", "uci_har")
 
 
 class DataRow(NamedTuple):
@@ -25,7 +30,7 @@ class DataRow(NamedTuple):
 
     name: str
     kind: str
-    """"embedded", "real" or "weights"."""
+    """"embedded", "package", "real" or "weights"."""
     where: str
     """Where it was found, or the places that were looked at."""
     size: str
@@ -38,7 +43,8 @@ class DataRow(NamedTuple):
 def status(root: str | os.PathLike[str] | None = None) -> list[DataRow]:
     """Return one row for each data set and for the ImageNet weights; fetch nothing.
 
-    The files of real sets are checked as their loaders do, images in class folders only counted.
+    The files of real sets are checked as their loaders do, images in class folders only counted
+    and of recordings only the names looked at.
 
     Parameters
     ----------
@@ -57,8 +63,13 @@ def status(root: str | os.PathLike[str] | None = None) -> list[DataRow]:
     digits embedded ready
     glyphs embedded ready
     """
-    rows = [_embedded_row(name) for name in EMBEDDED]
-    return [*rows, *(_real_row(name, root) for name in REAL), _weights_row()]
+    return [
+        *(_embedded_row(name) for name in EMBEDDED),
+        *(_packaged_row(name, "package", _module(name).file) for name in PACKAGED),
+        *(_real_row(name, root) for name in REAL),
+        _packaged_row("efficientnet_lite0", "weights", lite0_weights),
+        _weights_row(),
+    ]
 
 
 def fetch(name: str, root: str | os.PathLike[str] | None = None) -> DataRow:
@@ -67,7 +78,8 @@ def fetch(name: str, root: str | os.PathLike[str] | None = None) -> DataRow:
     Parameters
     ----------
     name
-        ``"mnist"`` or ``"cifar10"``; for an embedded set the row says that nothing is to do.
+        ``"mnist"`` or ``"cifar10"``; for a set that comes with the course or in a package the row
+        says that nothing is to do, for one that is fetched by hand how.
     root
         Where to look first and to download into.
 
@@ -77,13 +89,15 @@ def fetch(name: str, root: str | os.PathLike[str] | None = None) -> DataRow:
         If no set has this name.
     FileNotFoundError
         If the download fails; the message says what does instead.
+    ModuleNotFoundError
+        If the set comes in a package that is not installed.
 
     Examples
     --------
     >>> fetch("digits").todo
     'nothing: it comes with the course'
     """
-    known = (*EMBEDDED, *REAL)
+    known = (*EMBEDDED, *PACKAGED, *REAL)
     if name not in known:
         if name == "imagenet":
             raise ValueError(
@@ -95,7 +109,14 @@ def fetch(name: str, root: str | os.PathLike[str] | None = None) -> DataRow:
         )
     if name in EMBEDDED:
         return _embedded_row(name)._replace(todo="nothing: it comes with the course")
-    _module(name).fetch(root)
+    if name in PACKAGED:
+        file = _module(name).file()  # or the error that says what to install
+        return _packaged_row(name, "package", lambda: file)._replace(
+            todo="nothing: it came with its package"
+        )
+    module = _module(name)
+    if hasattr(module, "fetch"):
+        module.fetch(root)
     return _real_row(name, root)
 
 
@@ -104,12 +125,24 @@ def _embedded_row(name: str) -> DataRow:
     return DataRow(name, "embedded", where, size, "ready", "")
 
 
+def _packaged_row(name: str, kind: str, find: Callable[[], Path]) -> DataRow:
+    try:
+        file = find()
+    except ModuleNotFoundError as error:
+        return DataRow(name, kind, f"package {error.name}", "", "missing", str(error))
+    except FileNotFoundError as error:
+        return DataRow(name, kind, "", "", "broken", str(error))
+    return DataRow(name, kind, str(file), in_words(file.stat().st_size), "ready", "")
+
+
 def _real_row(name: str, root: str | os.PathLike[str] | None) -> DataRow:
     module = _module(name)
     try:
         found = module.find(root)
         if found is None:
             looked = ", ".join(str(place) for place in places(root))
+            if not hasattr(module, "remotes"):  # nothing that could be checked after a download
+                return DataRow(name, "real", looked, "", "missing", module.todo())
             size = in_words(sum(remote.size for remote in module.remotes()))
             todo = f"tlcourse data fetch {name} (or set TLCOURSE_DATA to a folder that has it)"
             return DataRow(name, "real", looked, f"{size} to download", "missing", todo)

@@ -135,9 +135,12 @@ def read_checked(path: Path, *, md5: str, size: int | None = None) -> bytes:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is truncated or damaged ({error}). {advice}") from error
     except OSError as error:
-        raise OSError(
-            error.errno, f"It cannot be read ({error.strerror}). Check its permissions", str(path)
-        ) from error
+        remedy = (
+            "It is a folder; the file must lie in its place"
+            if isinstance(error, IsADirectoryError)
+            else f"It cannot be read ({error.strerror}). Check its permissions"
+        )
+        raise OSError(error.errno, remedy, str(path)) from error
     if size is not None and len(content) < size:
         raise ValueError(f"{path} is truncated: {len(content):,} of {size:,} bytes. {advice}")
     if (got := md5_of(content)) != md5:

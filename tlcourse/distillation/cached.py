@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
-
-import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from tlcourse._checks import check_float_tensor, check_int, refuse_random_augmentation
-from tlcourse.training.files import digest
+from tlcourse._checks import check_int
+from tlcourse._recorded import WithRecorded, run_once
 
 
-class CachedTeacher(Dataset[tuple[Tensor, ...]]):
+class CachedTeacher(WithRecorded):
     """A data set that also hands out the teacher's logits for each sample.
 
     The teacher sees every sample once, in the order of the data set; afterwards sample i comes with
@@ -25,8 +22,8 @@ class CachedTeacher(Dataset[tuple[Tensor, ...]]):
     Parameters
     ----------
     teacher
-        Maps inputs (N, ...) to logits (N, K). It is run in eval mode without gradients, and is
-        left in the mode that it was in.
+        Maps inputs (N, ...) to logits (N, K). It is run in eval mode without gradients, where it
+        is; afterwards each of its modules is in the mode that it was in.
     dataset
         Of (input, label) pairs, or longer tuples; the logits are put at the end.
     batch_size
@@ -39,12 +36,13 @@ class CachedTeacher(Dataset[tuple[Tensor, ...]]):
 
     Raises
     ------
-    ValueError
-        If the data set is empty, or gives two different answers for one sample; if the teacher's
-        output is no (N, K) tensor or holds NaN.
+    TypeError, ValueError
+        If the data set is empty, or gives two different answers for one sample; if the teacher is
+        no module, or its output no (N, K) tensor or holds NaN.
 
     Examples
     --------
+    >>> import torch
     >>> from torch.utils.data import TensorDataset
     >>> x, y = torch.eye(3), torch.tensor([0, 1, 2])
     >>> teacher = nn.Linear(3, 3)
@@ -57,50 +55,9 @@ class CachedTeacher(Dataset[tuple[Tensor, ...]]):
     def __init__(
         self, teacher: nn.Module, dataset: Dataset[tuple[Tensor, ...]], *, batch_size: int = 512
     ) -> None:
+        if not isinstance(teacher, nn.Module):
+            raise TypeError(f"teacher must be a torch.nn.Module, got {type(teacher).__name__}.")
         check_int("batch_size", batch_size, low=1)
-        n_samples = len(dataset) if isinstance(dataset, Sized) else 0
-        if n_samples == 0:
-            raise ValueError("dataset is empty or has no length: there is nothing to cache.")
-        refuse_random_augmentation(dataset)
-        self.dataset = dataset
-        self.logits = _run_once(teacher, dataset, n_samples, batch_size)  # (N, K)
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The data set's tensors and the logits, where the data set has them in memory."""
-        return (*self.dataset.tensors, self.logits)  # type: ignore[attr-defined]
-
-    def fingerprint(self) -> str:
-        """Return 16 hexadecimal digits that change with the data set and with any logit."""
-        own = getattr(self.dataset, "fingerprint", str)()  # names and classes, or an empty text
-        tensors = (*getattr(self.dataset, "tensors", ()), self.logits)
-        return digest((f"{own} {i}", tensor) for i, tensor in enumerate(tensors))[:16]
-
-    def __len__(self) -> int:
-        return len(self.logits)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return (*self.dataset[index], self.logits[index])
-
-
-def _run_once(
-    teacher: nn.Module, dataset: Dataset[tuple[Tensor, ...]], n_samples: int, batch_size: int
-) -> Tensor:
-    was_training = teacher.training
-    device = next((p.device for p in teacher.parameters()), torch.device("cpu"))
-    teacher.eval()
-    rows = []
-    try:
-        with torch.no_grad():
-            for inputs, *_ in DataLoader(dataset, batch_size=batch_size, shuffle=False):
-                rows.append(teacher(inputs.to(device)).cpu())
-    finally:
-        teacher.train(was_training)
-    logits = torch.cat(rows)
-    if logits.ndim != 2 or len(logits) != n_samples:
-        raise ValueError(
-            f"teacher must map {n_samples} samples to logits of shape ({n_samples}, K), "
-            f"got {tuple(logits.shape)}."
-        )
-    check_float_tensor("the teacher's logits", logits)
-    return logits
+        logits, *_ = run_once("teacher", teacher, dataset, gives="logits", batch_size=batch_size)
+        super().__init__(dataset, [logits])
+        self.logits = logits  # (N, K)

@@ -152,10 +152,11 @@ def distillation_loss(
         loss = torch.dot(p_T.flatten(), log_q_T.flatten()) * (-(temperature**2) / len(p_T))
     else:
         loss = (p_T * log_q_T).sum(1) * -(temperature**2)  # (N,)
-    if targets is not None:
+    if targets is not None and alpha < 1:
         hard = F.cross_entropy(student_logits, targets, reduction=reduction)
-        loss = torch.lerp(hard, loss, alpha)  # (1 - alpha) hard + alpha T^2 soft
+        # (1 - alpha) hard + alpha T^2 soft; without the soft term where 0 times it may be 0 times
+        # infinity.
+        loss = torch.lerp(hard, loss, alpha) if alpha > 0 else hard
 
-    one = loss if reduction == "mean" else loss.sum()
-    check_finite(one, student_logits=student_logits, teacher_logits=teacher_logits)
+    check_finite(loss, reached=False, student_logits=student_logits, teacher_logits=teacher_logits)
     return loss

@@ -48,12 +48,9 @@ def parameters_of(
             found[own[name]] = None
         else:
             parts = ", ".join(repr(part) for part, _ in model.named_children())
-            # 'stage1' for 'backbone.stage1' is the usual slip.
-            inside = [path for path in modules if path.endswith(f".{name}")][:3]
-            hint = f" Did you mean {' or '.join(map(repr, inside))}?" if inside else ""
             raise ValueError(
                 f"{argument} names {name!r}, which the model does not have."
-                f"{hint or near(name, [*modules, *own])} Its parts are {parts}, and theirs."
+                f"{near(name, [*modules, *own])} Its parts are {parts}, and theirs."
             )
     if not found:
         raise ValueError(f"{argument} holds no parameter: {_listed(names)}. Leave it out.")

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from tlcourse._checks import check_choice
 from tlcourse._modes import kept_modes
@@ -131,16 +133,21 @@ class FreezeAudit:
         return tuple(row.name for row in self.rows if row.status == status)
 
 
-def audit(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> FreezeAudit:
+def audit(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    inputs: Tensor | None = None,
+) -> FreezeAudit:
     """Return a row per tensor of a network, which says whether it learns, rests or drifts.
 
     - **trainable**: a parameter that takes gradients, or a running statistic of a layer that
       learns.
     - **frozen**: it stays, byte for byte.
-    - **drifting**: it looks frozen and will move. A running statistic drifts if its layer is in
-      train mode, or will be after ``model.train()``, while no weight of the layer learns. A
-      parameter that takes no gradient drifts if an old ``grad`` is left, be it zeros: momentum and
-      weight decay go on moving it.
+    - **drifting**: it looks frozen and will move. A running statistic, or a vector of spectral
+      normalisation, drifts if its layer is in train mode, or will be after ``model.train()``, while
+      no weight of the layer learns. A parameter that takes no gradient drifts if an old ``grad`` is
+      left, be it zeros: momentum and weight decay go on moving it.
 
     Parameters
     ----------
@@ -150,6 +157,10 @@ def audit(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> F
         What steps the model. With it, an old ``grad`` counts only where the optimiser holds that
         parameter; without it, it counts everywhere. In an ``LBFGS``, every parameter that takes no
         gradient counts: it moves all that it was given.
+    inputs
+        A batch for the model. With it the model runs once in train mode, without gradients, and
+        every tensor that moved counts, whatever layer it is of; bytes, modes and random state are
+        put back.
 
     Returns
     -------
@@ -159,13 +170,14 @@ def audit(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> F
     Raises
     ------
     TypeError
-        If ``model`` is no module or ``optimizer`` no optimiser.
+        If ``model`` is no module, ``optimizer`` no optimiser, or ``inputs`` no tensor.
 
     Notes
     -----
-    It reads settings. Of buffers, it knows the running statistics of torch's normalisation layers;
-    it takes any other buffer for a constant. :func:`snapshot` and :func:`changed` compare bytes,
-    and so hold for every layer and optimiser.
+    Without ``inputs`` it reads settings. Of buffers, it knows torch's running statistics and
+    spectral normalisation, and what other layers call ``running_...``; it takes any other buffer
+    for a constant. :func:`snapshot` and :func:`changed` compare bytes, and so hold for every layer
+    and optimiser.
 
     References
     ----------
@@ -195,12 +207,15 @@ def audit(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> F
         raise TypeError(
             f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}."
         )
+    if inputs is not None and not isinstance(inputs, Tensor):
+        raise TypeError(f"inputs must be a torch.Tensor, a batch, got {type(inputs).__name__}.")
     # A model may keep layers in eval mode by means of its own: ask it, instead of guessing.
     moving = {layer for layer in model.modules() if layer.training}
     with kept_modes(model):
         model.train()
         moving |= {layer for layer in model.modules() if layer.training}
 
+    moved = set() if inputs is None else _moved_by(model, inputs)
     rows = []
     seen: set[int] = set()
     for path, layer in model.named_modules():
@@ -212,8 +227,8 @@ def audit(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> F
             seen.add(id(tensor))
             is_parameter = isinstance(tensor, nn.Parameter)
             if is_parameter:
-                status = _status_of_parameter(tensor, optimizer)
-            elif isinstance(layer, _NormBase) and layer in moving:
+                status = _status_of_parameter(tensor, optimizer, name in moved)
+            elif name in moved or (layer in moving and _turns_in_training(layer, name)):
                 status = "trainable" if _learns(model, path) else "drifting"
             else:
                 status = "frozen"
@@ -282,9 +297,36 @@ def _same_bytes(a: Tensor, b: Tensor) -> bool:
     return torch.equal(x, y)
 
 
-def _status_of_parameter(parameter: Tensor, optimizer: torch.optim.Optimizer | None) -> str:
+def _moved_by(model: nn.Module, inputs: Tensor) -> set[str]:
+    """Return the names of what a forward pass in train mode moves, and put it back."""
+    before = snapshot(model)
+    gpus = {tensor.device for tensor in before.values() if tensor.is_cuda}
+    with kept_modes(model), torch.random.fork_rng(devices=gpus), torch.no_grad():
+        model.train()
+        try:
+            model(inputs.clone())
+            return set(changed(model, before))
+        finally:
+            for name, tensor in _tensors(model):
+                tensor.copy_(before[name])
+
+
+def _turns_in_training(layer: nn.Module, name: str) -> bool:
+    last = name.rpartition(".")[2]
+    if isinstance(layer, (_NormBase, _SpectralNorm)) or last.startswith("running_"):
+        return True
+    # torch.nn.utils.spectral_norm, the older form, is a hook, with its vectors in the layer.
+    hooks = (h for h in layer._forward_pre_hooks.values() if isinstance(h, SpectralNorm))
+    return last in {f"{hook.name}_{vector}" for hook in hooks for vector in "uv"}
+
+
+def _status_of_parameter(
+    parameter: Tensor, optimizer: torch.optim.Optimizer | None, moved: bool
+) -> str:
     if parameter.requires_grad:
         return "trainable"
+    if moved:
+        return "drifting"
     if optimizer is None:
         return "frozen" if parameter.grad is None else "drifting"
     held = any(parameter is p for group in optimizer.param_groups for p in group["params"])

@@ -6,14 +6,14 @@ training the head on what is kept is the same training at a fraction of the cost
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
-from tlcourse._checks import check_float_tensor, check_int, refuse_random_augmentation, shape_of
-from tlcourse._modes import kept_modes
+from tlcourse._checks import check_int, check_samples
+from tlcourse._recorded import run_once
 
 
 def extract_features(
@@ -53,13 +53,15 @@ def extract_features(
         on a GPU and fewer on a CPU, 3 images of 224 x 224 pixels for instance: maps that are small
         enough to be kept for the next batch halve the time.
     device
-        Where to run; the backbone is moved there and back. None runs it where it is.
+        Where to run; the backbone is moved there and back. None runs it where it is, and its
+        inputs are brought to its first parameter.
 
     Returns
     -------
     TensorDataset
         Features, shape (N, D), and then whatever followed the input (a label: shape (N,)), on the
-        CPU. They are plain tensors: a head trained on them gets its gradients as usual.
+        CPU. They are plain tensors, inside ``torch.inference_mode()`` too: a head trained on them
+        gets its gradients as usual.
 
     Raises
     ------
@@ -85,90 +87,30 @@ def extract_features(
         raise TypeError(f"backbone must be a torch.nn.Module, got {type(backbone).__name__}.")
     if batch_size is not None:
         check_int("batch_size", batch_size, low=1)
-    n_samples = len(dataset) if isinstance(dataset, Sized) else 0
-    if n_samples == 0:
-        raise ValueError("dataset is empty or has no length: there is nothing to extract.")
-    if not isinstance(dataset[0], (tuple, list)):
-        raise TypeError(
-            "dataset must give tuples with the input first, such as (image, label); "
-            f"it gives {type(dataset[0]).__name__}."
+    check_samples(dataset)
+    home = {t.device for t in chain(backbone.parameters(), backbone.buffers())}
+    where = device if device is not None else next(iter(home), "cpu")
+    if device is not None and len(home) > 1:
+        raise ValueError(
+            f"backbone lies on {len(home)} devices, {', '.join(sorted(map(str, home)))}: to move "
+            "it to one would not leave it as it is. Leave device out."
         )
-    refuse_random_augmentation(dataset)
-
-    home = next((p.device for p in backbone.parameters()), torch.device("cpu"))
-    device = home if device is None else torch.device(device)
     if batch_size is None:
-        batch_size = 256 if device.type != "cpu" else _small_batch(dataset[0][0])
-    columns: list[Tensor] = []
-    with kept_modes(backbone), torch.no_grad():
-        backbone.to(device).eval()
+        on_cpu = torch.device(where).type == "cpu"
+        batch_size = _small_batch(dataset[0][0]) if on_cpu else 256
+    with torch.inference_mode(False):  # or a moved weight would be an inference tensor
         try:
-            start = 0
-            for batch in _batches(dataset, n_samples, batch_size):
-                start += _run_batch(backbone, batch, columns, start, n_samples, device)
-                del batch  # or it would live on while the next one is loaded
+            if device is not None:
+                backbone.to(device)
+            columns = run_once(
+                "backbone", backbone, dataset, gives="features", batch_size=batch_size
+            )
         finally:
-            backbone.to(home)
+            if device is not None and home:
+                backbone.to(home.pop())
     return TensorDataset(*columns)
 
 
 def _small_batch(sample: Tensor) -> int:
     """Return how many samples hold half a million numbers, from 1 to 256."""
     return min(256, max(1, 2**19 // max(1, sample.numel())))
-
-
-def _batches(
-    dataset: Dataset[tuple[Tensor, ...]], n_samples: int, batch_size: int
-) -> Iterator[list[Tensor]]:
-    # Tensors in memory are sliced, which copies nothing; a loader would fetch and stack each image.
-    if (
-        isinstance(dataset, TensorDataset)
-        and type(dataset).__getitem__ is TensorDataset.__getitem__
-    ):
-        for start in range(0, n_samples, batch_size):
-            yield list(dataset[start : start + batch_size])
-    else:
-        yield from DataLoader(dataset, batch_size=batch_size, shuffle=False)
-
-
-def _run_batch(
-    backbone: nn.Module,
-    batch: list[Tensor],
-    columns: list[Tensor],
-    start: int,
-    n_samples: int,
-    device: torch.device,
-) -> int:
-    """Run a batch and write its rows into the columns, which the first batch allocates."""
-    inputs, *others = batch
-    features = backbone(inputs.to(device))  # (B, D)
-    if not isinstance(features, Tensor):
-        raise TypeError(
-            f"backbone must give a tensor, got {type(features).__name__}. "
-            "Wrap it in a module that picks one of its outputs."
-        )
-    if features.ndim > 2:
-        n_maps = features.shape[1]
-        raise ValueError(
-            f"backbone must give features of shape (N, D), got {shape_of(features)}. Pool them, "
-            f"nn.Sequential(backbone, nn.AdaptiveAvgPool2d(1), nn.Flatten()) for D = {n_maps}, or "
-            "keep every position with nn.Flatten() alone."
-        )
-    if features.ndim < 2 or len(features) != len(inputs):
-        raise ValueError(
-            f"backbone must map {len(inputs)} samples to features of shape ({len(inputs)}, D), "
-            f"got {shape_of(features)}."
-        )
-    check_float_tensor(f"the features of samples {start} to {start + len(inputs) - 1}", features)
-    for i, other in enumerate(others, start=1):
-        if not isinstance(other, Tensor):
-            raise TypeError(
-                f"dataset must give numbers or tensors after the input; item {i} of its tuples "
-                f"comes as {type(other).__name__}."
-            )
-    rows = (features, *others)
-    if not columns:
-        columns.extend(torch.empty((n_samples, *row.shape[1:]), dtype=row.dtype) for row in rows)
-    for column, row in zip(columns, rows, strict=True):
-        column[start : start + len(inputs)] = row
-    return len(inputs)

@@ -57,8 +57,11 @@ def freeze(module: nn.Module) -> None:
     -----
     Call it between two steps, not between ``forward`` and ``backward``, and before a wrapper such
     as ``DistributedDataParallel``. A parameter that two modules share is frozen in both. A module
-    put in later, such as a new head, is not frozen. ``LBFGS`` alone does not skip parameters
-    without a gradient: make a new one after freezing.
+    put in later is not frozen: a new head, and the layers that
+    ``nn.SyncBatchNorm.convert_sync_batchnorm`` makes, so convert first. ``copy.deepcopy`` gives a
+    frozen copy; ``copy.copy`` shares its layers with the original, and its ``train()`` is the
+    original's. ``LBFGS`` alone does not skip parameters without a gradient: make a new one after
+    freezing.
 
     References
     ----------

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tlcourse._checks import check_finite, check_same_shape, wide_dtype
+from tlcourse._checks import check_finite, check_same_shape, widened
 from tlcourse.matching._parts import check_pairs
 
 
@@ -63,7 +63,7 @@ def activation_matching_loss(
     check_pairs(student, teacher)  # type: ignore[arg-type]
     total = torch.zeros((), device=student[0].device)
     for j, (a_S, a_T) in enumerate(zip(student, teacher, strict=True)):
-        a_S, a_T = (a.to(wide_dtype(a.dtype)) for a in (a_S, a_T))
+        a_S, a_T = widened(a_S), widened(a_T)
         if a_S.shape != a_T.shape and a_S.ndim == a_T.ndim == 4:
             raise ValueError(
                 f"student[{j}] and teacher[{j}] must have the same shape, got {tuple(a_S.shape)} "

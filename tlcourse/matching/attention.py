@@ -19,11 +19,11 @@ from tlcourse._checks import (
     check_float_tensor,
     check_number,
     shape_of,
-    wide_dtype,
+    widened,
 )
 from tlcourse.matching._parts import check_pairs
 
-MODES = ("paper", "code")
+MODES = ("code", "paper")
 
 
 def attention_map(activations: Tensor, p: float = 2) -> Tensor:
@@ -73,23 +73,23 @@ def attention_transfer_loss(
     *,
     p: float = 2,
     beta: float = 1e3,
-    mode: str = "paper",
+    mode: str = "code",
 ) -> Tensor:
     r"""Return the attention transfer loss over pairs of layers, to be added to the task's loss.
 
-    As the paper writes it, averaged over the samples,
-
-    .. math::
-
-        \mathcal{L}_{paper} = \frac{\beta}{2} \sum_j
-            \left\| \frac{Q_S^j}{\|Q_S^j\|_2} - \frac{Q_T^j}{\|Q_T^j\|_2} \right\|_2
-
-    and as the authors' code computes it, averaged over the samples and the positions,
+    As the authors' code computes it, averaged over the samples and the positions,
 
     .. math::
 
         \mathcal{L}_{code} = \beta \sum_j \frac{1}{H_j W_j}
             \left\| \frac{Q_S^j}{\|Q_S^j\|_2} - \frac{Q_T^j}{\|Q_T^j\|_2} \right\|_2^2
+
+    and as the paper writes it, averaged over the samples,
+
+    .. math::
+
+        \mathcal{L}_{paper} = \frac{\beta}{2} \sum_j
+            \left\| \frac{Q_S^j}{\|Q_S^j\|_2} - \frac{Q_T^j}{\|Q_T^j\|_2} \right\|_2
 
     where
 
@@ -98,7 +98,7 @@ def attention_transfer_loss(
     - :math:`\beta`, ``beta``, no unit. 1e3 is the value of the authors' runs and belongs to their
       code's form: there each map's distance is squared and divided by its number of positions, so
       that a map of 8 x 8 weighs 16 times one of 32 x 32. In ``mode="paper"`` all maps weigh the
-      same, and 1e3 pushes far harder: see ``eq-beta-match`` in the chapter.
+      same, and a beta of about 1 pushes as hard: see ``eq-beta-match`` in the chapter.
 
     No gradient reaches the teacher. Of a pair of maps of different sizes, the larger is averaged
     down to the smaller.
@@ -113,7 +113,7 @@ def attention_transfer_loss(
     beta
         The weight, at least 0.
     mode
-        ``"paper"`` or ``"code"``.
+        ``"code"`` or ``"paper"``.
 
     Returns
     -------
@@ -135,10 +135,10 @@ def attention_transfer_loss(
     --------
     >>> student = [torch.tensor([[[[3.0, 0.0]]]], requires_grad=True)]  # looks at the left
     >>> teacher = [torch.tensor([[[[0.0, 1.0]]]])]  # looks at the right
-    >>> attention_transfer_loss(student, teacher, beta=1.0).item()  # sqrt(2) / 2
-    0.707...
-    >>> attention_transfer_loss(student, teacher, beta=1.0, mode="code").item()  # 2 / (H W)
+    >>> attention_transfer_loss(student, teacher, beta=1.0).item()  # 2 / (H W)
     1.0
+    >>> attention_transfer_loss(student, teacher, beta=1.0, mode="paper").item()  # sqrt(2) / 2
+    0.707...
     """
     check_number("p", p, low=1)
     check_number("beta", beta, low=0)
@@ -153,8 +153,7 @@ def attention_transfer_loss(
             F_T = _map(_scaled(A_T, p), p)  # (N, H_T, W_T)
         F_S = _map(_scaled(A_S, p), p)  # (N, H_S, W_S)
         F_S, F_T = _to_one_size(F_S, F_T)  # (N, H, W)
-        Q_S, Q_T = F_S.flatten(1), F_T.flatten(1)  # (N, H W)
-        difference = F.normalize(Q_S) - F.normalize(Q_T)  # (N, H W)
+        difference = _normalized(F_S) - _normalized(F_T)  # (N, H W)
         if mode == "paper":
             total = total + torch.linalg.vector_norm(difference, dim=1).mean() / 2
         else:
@@ -166,19 +165,32 @@ def attention_transfer_loss(
 
 def _map(activations: Tensor, p: float) -> Tensor:
     """Return sum_c |A_c|^p, (N, C, H, W) -> (N, H, W), without a check."""
-    A = activations.to(wide_dtype(activations.dtype))
+    A = widened(activations)
     return A.square().sum(1) if p == 2 else A.abs().pow(p).sum(1)
 
 
 def _scaled(activations: Tensor, p: float) -> Tensor:
-    """Return A such that its powers, summed and normalised, neither vanish nor overflow."""
+    """Return A such that its powers neither vanish nor overflow: high ones soon would.
+
+    A constant factor per sample changes no normalised map.
+    """
     if p <= 2:
         return activations
-    # F.normalize divides by at least 1e-12. Values of 1e-3 come below it as fourth powers, and the
-    # loss would then see their scale. A constant factor per sample changes no normalised map.
-    A = activations.to(wide_dtype(activations.dtype))
+    A = widened(activations)
     largest = A.detach().abs().amax((1, 2, 3), keepdim=True)  # (N, 1, 1, 1)
     return A / largest.clamp(min=torch.finfo(A.dtype).tiny)
+
+
+def _normalized(maps: Tensor) -> Tensor:
+    """Return Q / ||Q||_2 of each map, (N, H, W) -> (N, H W); 0 for a map of zeros.
+
+    F.normalize divides by at least 1e-12, which squares of activations of 1e-7 come below: the loss
+    would see their scale. So the largest value is brought to [1/2, 1) first, by a power of 2, which
+    changes no digit.
+    """
+    Q = maps.flatten(1)  # (N, H W)
+    _, exponent = torch.frexp(Q.detach().amax(1, keepdim=True))  # (N, 1)
+    return F.normalize(torch.ldexp(Q, -exponent.clamp(min=-126)))
 
 
 def _to_one_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,14 +34,16 @@ class Activations(Mapping[str, Tensor]):
         found = self._found[layer]
         if found is None:
             raise RuntimeError(
-                f"The layer {layer!r} has not run yet: call the model inside the with block."
+                f"The layer {layer!r} has not run yet: call the model inside the with block. A "
+                "model that torch.compile has compiled before does not see the hooks there: "
+                "capture the one that it was made from."
             )
         output, version = found
         if version != _version(output):
             raise RuntimeError(
                 f"The output of {layer!r} was changed in place after it was captured, as "
-                "nn.ReLU(inplace=True) does. Capture the layer that changes it, or use "
-                "inplace=False."
+                "nn.ReLU(inplace=True) does. Capture the layer that changes it, or let the model "
+                "go on with a copy: capture(..., copy=True)."
             )
         return output
 
@@ -51,20 +53,23 @@ class Activations(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._found)
 
-    def _hook(self, layer: str) -> Callable[[nn.Module, Any, Any], None]:
-        def note(module: nn.Module, _: Any, output: Any) -> None:
+    def _hook(self, layer: str, copy: bool) -> Callable[[nn.Module, Any, Any], Tensor | None]:
+        def note(module: nn.Module, _: Any, output: Any) -> Tensor | None:
             if not isinstance(output, Tensor):
                 raise TypeError(
                     f"The layer {layer!r} ({type(module).__name__}) returns a "
                     f"{type(output).__name__}; only layers that return one tensor can be captured."
                 )
             self._found[layer] = (output, _version(output))
+            return output.clone() if copy else None
 
         return note
 
 
 @contextlib.contextmanager
-def capture(model: nn.Module, layers: Iterable[str]) -> Iterator[Activations]:
+def capture(
+    model: nn.Module, layers: Iterable[str], *, copy: bool = False
+) -> Iterator[Activations]:
     """Read the outputs of named layers while the model runs.
 
     The tensors are the layers' own outputs with their graph, so that a loss on them trains the
@@ -77,6 +82,9 @@ def capture(model: nn.Module, layers: Iterable[str]) -> Iterator[Activations]:
         Any module.
     layers
         Names of submodules, as ``model.named_modules()`` gives them.
+    copy
+        Whether the model goes on with a copy of each output. It costs the memory, and is needed
+        where what follows works in place, as in DenseNet or before ``nn.ReLU(inplace=True)``.
 
     Yields
     ------
@@ -109,7 +117,7 @@ def capture(model: nn.Module, layers: Iterable[str]) -> Iterator[Activations]:
     with contextlib.ExitStack() as hooks:  # removes them whatever happens in the block
         for name in names:
             layer = model.get_submodule(name)
-            hooks.callback(layer.register_forward_hook(activations._hook(name)).remove)
+            hooks.callback(layer.register_forward_hook(activations._hook(name, copy)).remove)
         yield activations
 
 
@@ -126,13 +134,10 @@ def _checked_names(model: nn.Module, layers: Iterable[str]) -> list[str]:
         if not isinstance(name, str):
             raise TypeError(f"layers must hold names, got {name!r} ({type(name).__name__}).")
         if name not in known:
-            # What is often left out is the path before the name: 'stage1' for 'backbone.stage1'.
-            ends = [k for k in known if name and k.endswith(f".{name}")][:3]
-            hint = f" Did you mean {' or '.join(map(repr, ends))}?" if ends else near(name, known)
             top = ", ".join(repr(child) for child, _ in model.named_children())
             raise ValueError(
-                f"{type(model).__name__} has no layer {name!r}.{hint} Its parts are {top or 'none'}"
-                "; model.named_modules() lists all names."
+                f"{type(model).__name__} has no layer {name!r}.{near(name, known)} Its parts are "
+                f"{top or 'none'}; model.named_modules() lists all names."
             )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from tlcourse._checks import check_choice, check_finite, check_logits_shape, check_same_shape
 from tlcourse._modes import evaluating
-from tlcourse.matching._parts import Function, check_batch, input_gradient, module_of
+from tlcourse.matching._parts import (
+    Function,
+    check_batch,
+    independent,
+    module_of,
+    network,
+    vjp,
+)
 
 OUTPUTS = ("argmax", "random")
 
@@ -50,7 +57,13 @@ def jacobian_matching_loss(
     not see one another: a student with BatchNorm in training mode mixes them through the batch's
     statistics, and the rows are then those of the batch's sum. The teacher gets no gradient. A
     module, or a method of one, runs as the teacher in eval mode; a plain function runs as it is:
-    put the networks in it into eval mode first.
+    put the networks in it into eval mode first. Both get copies of x, and run without PyTorch's
+    fused forms that have no second derivative: attention by its formula, and the recurrent layers
+    of a module without cuDNN. A student in half precision is compared in float32.
+
+    Under ``torch.compile`` the derivatives are those of ``torch.func``, which does not run
+    BatchNorm in training mode, and whether an output depends on x is not asked. The compiler of an
+    old PyTorch, such as 2.4, does not take the loss as a whole.
 
     Parameters
     ----------
@@ -104,28 +117,27 @@ def jacobian_matching_loss(
         )
     check_batch(x)
     graph = torch.is_grad_enabled()  # without it the loss is only looked at
-    x = x.detach().requires_grad_()
-    with torch.enable_grad():
-        with evaluating(module_of(teacher)):
-            f_T = teacher(x)  # (N, K)
-        check_logits_shape("teacher(x)", f_T)
-        v = _directions(f_T.detach(), output, generator)  # (N, K)
-        # One row a sample, (N, ...) -> (N, D).
-        J_T = input_gradient("teacher(x)", f_T, x, v, keep_graph=False).detach().flatten(1)
-        f_S = student(x)  # (N, K)
-        check_logits_shape("student(x)", f_S)
-        check_same_shape("student(x)", f_S, "teacher(x)", f_T)
-        J_S = input_gradient("student(x)", f_S, x, v, keep_graph=graph).flatten(1)  # (N, D)
-        if normalize:
-            J_S, J_T = F.normalize(J_S), F.normalize(J_T)
-        loss = (J_S - J_T).square().sum(1).mean()
-    check_finite(loss, **{"student(x)": f_S, "teacher(x)": f_T})
+    given, x = x, independent(x)
+    f_S, f_T = network("student(x)", student), network("teacher(x)", teacher)
+    with evaluating(module_of(teacher)):
+        z_T, pull_T = vjp("teacher(x)", f_T, x, graph=False, retain=False)  # (N, K)
+    check_logits_shape("teacher(x)", z_T)
+    v = _directions(z_T.detach(), output, generator)  # (N, K)
+    J_T = pull_T(v).detach().flatten(1)  # one row a sample, (N, ...) -> (N, D)
+    z_S, pull_S = vjp("student(x)", f_S, x, graph=graph, retain=graph)  # (N, K)
+    check_logits_shape("student(x)", z_S)
+    check_same_shape("student(x)", z_S, "teacher(x)", z_T)
+    J_S = pull_S(v).flatten(1)  # (N, D)
+    if normalize:
+        J_S, J_T = F.normalize(J_S), F.normalize(J_T)
+    loss = (J_S - J_T).square().sum(1).mean()
+    check_finite(loss, reached=False, **{"x": given, "student(x)": z_S, "teacher(x)": z_T})
     return loss
 
 
 def _directions(f_T: Tensor, output: str, generator: torch.Generator | None) -> Tensor:
     if output == "argmax":
-        return F.one_hot(f_T.argmax(1), f_T.shape[1]).to(f_T.dtype)
+        return torch.zeros_like(f_T).scatter(1, f_T.argmax(1, keepdim=True), 1.0)
     device = f_T.device if generator is None else generator.device
     v = torch.randn(f_T.shape, generator=generator, dtype=f_T.dtype, device=device)
     return v.to(f_T.device)

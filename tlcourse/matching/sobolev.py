@@ -11,7 +11,14 @@ from torch import Tensor
 
 from tlcourse._checks import check_finite, check_int, check_number, check_same_shape, shape_of
 from tlcourse._modes import evaluating
-from tlcourse.matching._parts import Function, check_batch, input_gradient, module_of
+from tlcourse.matching._parts import (
+    Function,
+    check_batch,
+    independent,
+    module_of,
+    network,
+    vjp,
+)
 
 
 def sobolev_loss(
@@ -37,7 +44,8 @@ def sobolev_loss(
     see one another. The teacher gets no gradient. A module, or a method of one, runs as the teacher
     in eval mode; a plain function runs as it is: put the networks in it into eval mode first.
     Second derivatives of a network of ReLUs are 0 everywhere: use a smooth activation for
-    ``order=2``.
+    ``order=2``. As in `jacobian_matching_loss`, networks get copies of x and run without the fused
+    forms that have no second derivative, and half precision is compared in float32.
 
     Parameters
     ----------
@@ -76,49 +84,52 @@ def sobolev_loss(
     check_int("order", order, low=0, high=2)
     check_batch(x)
     graph = torch.is_grad_enabled()
-    x = x.detach().requires_grad_()
-    with torch.enable_grad():
-        f_S = _output("student(x)", student(x), x)  # (N, K)
-        with evaluating(module_of(teacher)):
-            f_T = _output("teacher(x)", teacher(x), x)  # (N, K)
-        check_same_shape("student(x)", f_S, "teacher(x)", f_T)
-        loss = (f_S - f_T.detach()).square().sum() / len(x)
-        D_S, D_T = f_S, f_T
-        for m in range(1, order + 1):
-            # (N, K) -> (N, K, D) -> (N, K, D, D)
-            D_S = _derivative("student(x)", D_S, x, m, keep_graph=graph or m < order)
-            D_T = _derivative("teacher(x)", D_T, x, m, keep_graph=m < order)
-            loss = loss + weight * (D_S - D_T.detach()).square().sum() / len(x)
-    check_finite(loss, **{"student(x)": f_S, "teacher(x)": f_T})
+    given, x = x, independent(x)
+    D_S = _derivatives("student(x)", student, x, order, graph=graph)
+    with evaluating(module_of(teacher)):
+        D_T = _derivatives("teacher(x)", teacher, x, order, graph=False)
+    check_same_shape("student(x)", D_S[0], "teacher(x)", D_T[0])
+    # (N, K), (N, K, D), (N, K, D, D)
+    values, *errors = ((s - t.detach()).square().sum() for s, t in zip(D_S, D_T, strict=True))
+    loss = (values + weight * sum(errors)) / len(x)
+    loss = loss if graph else loss.detach()
+    check_finite(loss, reached=False, **{"x": given, "student(x)": D_S[0], "teacher(x)": D_T[0]})
     return loss
 
 
+def _derivatives(
+    name: str, function: Function, x: Tensor, order: int, *, graph: bool
+) -> tuple[Tensor, ...]:
+    """Return f, D f, D^2 f up to an order: (N, K), (N, K, D), (N, K, D, D).
+
+    A network that does not depend on x is a mistake, but one whose gradient does not is a linear
+    function, and its second derivatives are 0.
+    """
+    f = network(name, function)
+
+    def up_to(m: int, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if m == 0:
+            y = _output(name, f(x), x)
+            return y, (y,)
+        y, pull, lower = vjp(
+            name,
+            lambda x: up_to(m - 1, x),
+            x,
+            graph=graph or m < order,
+            constant=m > 1,
+            has_aux=True,
+        )
+        each = torch.eye(y[0].numel(), dtype=y.dtype, device=y.device)  # one number of y at a time
+        rows = [pull(e.reshape(y.shape[1:]).expand_as(y)).flatten(1) for e in each]  # (N, D) each
+        D = torch.stack(rows, 1).reshape(*y.shape, -1)
+        return D, (*lower, D)
+
+    return up_to(order, x)[1]
+
+
 def _output(name: str, value: Tensor, x: Tensor) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}.")
     if value.ndim not in (1, 2) or len(value) != len(x) or value.numel() == 0:
         raise ValueError(
             f"{name} must have shape ({len(x)},) or ({len(x)}, K), got {shape_of(value)}."
         )
     return value.reshape(len(x), -1)
-
-
-def _derivative(name: str, y: Tensor, x: Tensor, m: int, *, keep_graph: bool) -> Tensor:
-    """Return the derivatives of each number of y (N, ...) by its sample of x, (N, ..., D).
-
-    y holds those of order m - 1. A network that does not depend on x is a mistake, but one whose
-    gradient does not is a linear function, and its second derivatives are 0.
-    """
-    columns = y.flatten(1).unbind(1)  # of (N,) each
-    gradients = []
-    for column in columns:
-        if m == 1:
-            gradient = input_gradient(name, column.sum(), x, keep_graph=keep_graph)
-        elif column.requires_grad:
-            (gradient,) = torch.autograd.grad(
-                column.sum(), x, create_graph=keep_graph, retain_graph=True, materialize_grads=True
-            )
-        else:
-            gradient = torch.zeros_like(x)
-        gradients.append(gradient.flatten(1))
-    return torch.stack(gradients, 1).reshape(*y.shape, -1)

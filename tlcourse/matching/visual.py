@@ -23,7 +23,7 @@ from tlcourse._checks import (
     shape_of,
 )
 from tlcourse._modes import evaluating
-from tlcourse.matching._parts import check_batch, check_depends, input_gradient
+from tlcourse.matching._parts import check_batch, check_depends, independent, input_gradient
 from tlcourse.matching.capture import capture
 
 
@@ -74,10 +74,17 @@ def grad_cam(model: nn.Module, layer: str, x: Tensor, target: int | Tensor) -> T
     (torch.Size([2, 4, 4]), True)
     """
     check_batch(x)
-    # The input asks for a gradient so that a graph is built in a frozen model too.
-    x = x.detach().requires_grad_()
-    with capture(model, [layer]) as activations, evaluating(model), torch.enable_grad():
-        z = model(x)  # (N, K)
+    check_float_tensor("x", x)
+    # The input asks for a gradient so that a graph is built in a frozen model too. The model gets
+    # copies, of the input and of the layer's maps: it may go on with them in place.
+    x = independent(x)
+    with (
+        capture(model, [layer], copy=True) as activations,
+        evaluating(model),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        z = model(x.clone())  # (N, K)
         A = activations[layer]
         if A.ndim != 4:
             raise ValueError(
@@ -150,11 +157,12 @@ def guided_backprop(model: nn.Module, x: Tensor, target: int | Tensor) -> Tensor
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
     check_batch(x)
-    x = x.detach().requires_grad_()
+    check_float_tensor("x", x)
+    x = independent(x)
     guide = _Guide()
-    with evaluating(model), torch.enable_grad():
+    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
         with guide:
-            z = model(x)  # (N, K)
+            z = model(x.clone())  # (N, K)
         if guide.count == 0:
             raise ValueError(
                 f"{type(model).__name__} ran no ReLU (nn.ReLU, torch.relu, "
@@ -162,7 +170,7 @@ def guided_backprop(model: nn.Module, x: Tensor, target: int | Tensor) -> Tensor
                 "would be the plain gradient."
             )
         z_k = _scores(z, target)  # (N,)
-        return input_gradient("model(x)", z_k.sum(), x, keep_graph=False)
+        return input_gradient("model(x)", z_k.sum(), x)
 
 
 class _GuidedReLU(torch.autograd.Function):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from tlcourse._checks import check_choice, check_dtype, shape_of
+from tlcourse._checks import check_choice, check_dtype, shape_of, widened
 
 
 def dense_losses(
@@ -63,15 +63,15 @@ def dense_losses(
     for i, (task, answer) in enumerate(zip(tasks, answers, strict=True)):
         _check_answer(f"answers[{i}]", answer, task, segmentation)
     losses = []
-    for task, answer in zip(tasks, answers, strict=True):
+    for task, answer in zip(tasks, map(widened, answers), strict=True):
         if task == "segmentation":
             losses.append(F.cross_entropy(answer, segmentation))
         elif task == "instances":
             defined = (segmentation > 0)[:, None]  # (N, 1, H, W)
-            error = (answer - instances).pow(2) * defined
+            error = (answer - widened(instances)).pow(2) * defined
             losses.append(error.sum() / (2 * defined.sum()).clamp(min=1))  # 2 numbers a pixel
         else:
-            losses.append(F.mse_loss(answer, inverse_depth))
+            losses.append(F.mse_loss(answer, widened(inverse_depth)))
     return losses
 
 

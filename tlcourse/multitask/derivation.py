@@ -16,14 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tlcourse._checks import (
+    at_least_float32,
     check_dtype,
+    check_finite,
     check_float_tensor,
     check_int,
     check_logits_shape,
     check_number,
-    check_same_shape,
     check_targets,
+    readable,
     shape_of,
+    sum_is_finite,
+    widened,
 )
 
 if TYPE_CHECKING:
@@ -63,12 +67,12 @@ def regression_nll(outputs: Tensor, targets: Tensor, sigma: float) -> Tensor:
     check_number("sigma", sigma, above=0)
     check_dtype("outputs", outputs)
     check_dtype("targets", targets)
-    check_same_shape("outputs", outputs, "targets", targets)
+    outputs, targets = at_least_float32("outputs", outputs, "targets", targets)
     if outputs.numel() == 0:
         raise ValueError(f"outputs and targets are empty, {shape_of(outputs)}: there is no mean.")
-    check_float_tensor("outputs", outputs)
-    check_float_tensor("targets", targets)
-    return F.mse_loss(outputs, targets) / (2 * sigma**2) + math.log(sigma)
+    nll = F.mse_loss(outputs, targets) / (2 * sigma**2) + math.log(sigma)
+    check_finite(nll, outputs=outputs, targets=targets)
+    return nll
 
 
 def classification_nll(logits: Tensor, targets: Tensor, sigma: float) -> Tensor:
@@ -136,18 +140,18 @@ def remainder(logits: Tensor, sigma: float) -> Tensor:
     tensor(0.)
     """
     divided = torch.logsumexp(_divided(logits, sigma), dim=1)  # (N,)
-    return (divided - torch.logsumexp(logits, dim=1) / sigma**2).mean()
+    return (divided - torch.logsumexp(widened(logits), dim=1) / sigma**2).mean()
 
 
 def _divided(logits: Tensor, sigma: float) -> Tensor:
     """Return logits / sigma^2, after the checks that every use needs."""
     check_number("sigma", sigma, above=0)
     check_logits_shape("logits", logits)
-    check_float_tensor("logits", logits)
-    divided = logits / sigma**2
-    if not bool(torch.isfinite(divided).all()):
+    divided = widened(logits) / sigma**2
+    if readable(divided) and not sum_is_finite(divided):
+        check_float_tensor("logits", logits)
         raise ValueError(
-            f"sigma is {sigma:g}: logits / sigma^2 overflows {logits.dtype}. Take a larger sigma."
+            f"sigma is {sigma:g}: logits / sigma^2 overflows {divided.dtype}. Take a larger sigma."
         )
     return divided
 

@@ -179,7 +179,7 @@ def describe(images: Tensor, bank: Bank, edges: BinEdges, *, batch_size: int = 2
         first, histograms = 0, []
         for layer in bank(batch):
             n, filters, height, width = layer.shape
-            values = layer.transpose(0, 1).reshape(filters, -1)  # (F, n H W)
+            values = layer.cpu().transpose(0, 1).reshape(filters, -1)  # (F, n H W)
             inner = edges.values[first : first + filters].contiguous()
             place = torch.searchsorted(inner, values.contiguous(), right=True)  # 0 .. bins - 1
             # One count for every (image, filter, bin): give each its own number.
@@ -275,7 +275,7 @@ def smoothed(
     check_descriptors(name, descriptors)
     # Below the smallest normal number epsilon rounds to 0, and the log of an empty bin is infinite.
     check_number("epsilon", epsilon, above=0, low=torch.finfo(descriptors.dtype).tiny)
-    n, filters, bins = descriptors.shape
+    _, filters, bins = descriptors.shape
     if weights is None:
         weights = torch.full((filters,), 1 / filters, dtype=descriptors.dtype)
     check_float_tensor("weights", weights)
@@ -286,8 +286,8 @@ def smoothed(
         )
     p = (descriptors + epsilon) / (1 + bins * epsilon)  # (N, F, bins)
     root = weights.to(p).sqrt()[:, None]
-    log_p = (root * p.log()).view(n, -1)
-    p = (root * p).view(n, -1)
+    log_p = (root * p.log()).flatten(1)
+    p = (root * p).flatten(1)
     return Smoothed(p, log_p, (p * log_p).sum(1))
 
 

@@ -241,7 +241,7 @@ class ConvBank(nn.Module):
         hooks = [m.register_forward_hook(keep) for m in self._convolutions]
         try:
             with evaluating(self.model):
-                self.model(images.to(next(self.model.parameters()).device))
+                self.model(images.clone().to(next(self.model.parameters()).device))
         except _EnoughError:
             pass
         finally:

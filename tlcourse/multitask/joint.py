@@ -21,6 +21,7 @@ from tlcourse._checks import (
     check_number,
     check_targets,
     shape_of,
+    widened,
 )
 from tlcourse._modes import evaluating
 from tlcourse.data import LabelledImages
@@ -141,11 +142,11 @@ class JointFineTuning(Classifier):
         """
         x, y = batch
         at = self._selected[torch.randint(len(self._selected), (len(x),))]
-        source_x, source_y = (t.to(x.device) for t in self.source[at])
+        source_x, source_y = self.source.images[at].to(x), self.source.labels[at].to(x.device)
         _check_one_shape(source_x, x)
         features = self.backbone(torch.cat([x, source_x]))  # (2 N, D)
-        target = F.cross_entropy(self.head(features[: len(x)]), y)
-        source = F.cross_entropy(self.source_head(features[len(x) :]), source_y)
+        target = F.cross_entropy(widened(self.head(features[: len(x)])), y)
+        source = F.cross_entropy(widened(self.source_head(features[len(x) :])), source_y)
         return target + self.source_weight * source
 
 
@@ -269,7 +270,8 @@ class SelectiveJointFineTuning(JointFineTuning):
         """
         device = self.head.weight.device
         with evaluating(self), torch.no_grad():
-            logits = [self(x.to(device)).cpu() for x in self.target.images.split(512)]
+            # Copies: a network may work in place.
+            logits = [self(x.clone().to(device)).cpu() for x in self.target.images.split(512)]
         before = self.counts
         counts = next_neighbours(
             torch.cat(logits),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tlcourse._checks import near, shape_of
+from tlcourse._checks import near, readable, shape_of, widened
 
 KINDS = ("regression", "classification")
 
@@ -118,29 +118,31 @@ class UncertaintyWeighting(nn.Module):
             )
         for i, loss in enumerate(losses):
             _check_scalar(f"losses[{i}]", loss)
-        L = torch.stack([loss.reshape(()) for loss in losses])  # (tasks,)
-        s = self.log_variances
-        total = (self._factors * torch.exp(-s) * L + 0.5 * s).sum()
-        # All numbers at once: a device is waited for only one time.
-        *values, value_of_total = torch.cat([L.detach(), total.detach().reshape(1)]).tolist()
-        if not math.isfinite(value_of_total) or min(values) < 0:
-            for i, value in enumerate(values):
-                if not math.isfinite(value):
-                    raise ValueError(
-                        f"losses[{i}] ({self.kinds[i]}) is {value}. Look at the learning "
-                        "rate, and at the data and outputs that made it."
-                    )
-                if value < 0:
-                    raise ValueError(
-                        f"losses[{i}] ({self.kinds[i]}) is {value}: a squared error or a "
-                        "cross-entropy is never below 0, and below 0 no noise level is best. A "
-                        "total of this class may be: give it the losses themselves."
-                    )
-            raise ValueError(
-                f"log_variances are {s.tolist()}: the weighted sum is not finite. Give them a "
-                "lower learning rate."
-            )
+        L = torch.stack([widened(loss).reshape(()) for loss in losses])  # (tasks,)
+        s = widened(self.log_variances).to(L.device)
+        total = (self._factors.to(s) * torch.exp(-s) * L + 0.5 * s).sum()
+        if readable(L):
+            self._check_values(L.tolist(), total.item())
         return total
+
+    def _check_values(self, losses: list[float], total: float) -> None:
+        for kind, (i, loss) in zip(self.kinds, enumerate(losses), strict=True):
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"losses[{i}] ({kind}) is {loss}. Look at the learning rate, and at the data "
+                    "and outputs that made it."
+                )
+            if loss < 0:
+                raise ValueError(
+                    f"losses[{i}] ({kind}) is {loss}: a squared error or a cross-entropy is never "
+                    "below 0, and below 0 no noise level is best. A total of this class may be: "
+                    "give it the losses themselves."
+                )
+        if not math.isfinite(total):
+            raise ValueError(
+                f"log_variances are {self.log_variances.tolist()}: the weighted sum is not finite. "
+                "Give them a lower learning rate."
+            )
 
     @property
     def weights(self) -> Tensor:

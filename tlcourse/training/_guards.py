@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -84,6 +85,15 @@ def explaining(batches: Loader) -> Iterator[None]:
             "processes divide it. Choose a batch_size that leaves no batch of one sample, or leave "
             f"a sample out. (PyTorch: {error})"
         ) from error
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on the device of the run; on a CPU it is there."""
+    if device.type == "cpu":
+        return batch
+    from accelerate.utils import send_to_device
+
+    return send_to_device(batch, device)
 
 
 def augmented(augment: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
@@ -217,7 +227,7 @@ def kept(optimizer: Optimizer) -> Iterator[None]:
             group["lr"] = rate
 
 
-def fingerprint(data: Dataset[Any]) -> str:
+def _fingerprint(data: Dataset[Any]) -> str:
     """Return a name for the data's content, or for its length where no more can be known."""
     if callable(getattr(data, "fingerprint", None)):
         return str(data.fingerprint())  # type: ignore[attr-defined]
@@ -227,11 +237,34 @@ def fingerprint(data: Dataset[Any]) -> str:
     return f"{type(data).__name__} of {len(data)} samples"  # type: ignore[arg-type]
 
 
-def name_of(function: Any) -> str | None:
-    """Return the name by which a checkpoint knows a function."""
+def settings_of(
+    model: nn.Module, objective: Any, augment: Any, schedule: Schedule | None, data: Dataset[Any]
+) -> dict[str, Any]:
+    """Return what a checkpoint can know of the arguments of `fit` that are no numbers."""
+    printed = hashlib.sha256(repr(model).encode()).hexdigest()  # layers, dropout rates
+    return {
+        "model": f"{type(model).__qualname__} {printed[:8]}",
+        "objective": _name_of(objective),
+        "augment": _name_of(augment),
+        "schedule": schedule and [factor_of(schedule, i / 16) for i in range(16)],
+        "data": _fingerprint(data),
+    }
+
+
+def _name_of(function: Any) -> str | None:
     return None if function is None else getattr(function, "__qualname__", type(function).__name__)
 
 
-def architecture(model: nn.Module) -> str:
-    """Return the class and a short hash of what the model prints (layers, dropout rates)."""
-    return f"{type(model).__qualname__} {hashlib.sha256(repr(model).encode()).hexdigest()[:8]}"
+def bar(done: int, epochs: int, steps: int, *, shown: bool) -> Any:
+    """Return the progress bar of a run of which some epochs are done."""
+    from tqdm.auto import tqdm
+
+    # A page that is built shows what a bar leaves behind, so there it is left out.
+    shown = shown and os.environ.get("TLCOURSE_BUILD_SITE") != "1"
+    return tqdm(
+        desc=f"epoch {min(done + 1, epochs)} of {epochs}",
+        total=epochs * steps,
+        initial=done * steps,
+        leave=False,
+        disable=not shown,
+    )

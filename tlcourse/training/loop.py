@@ -11,7 +11,6 @@ finished, and ends in the numbers of an undisturbed run.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -90,8 +89,7 @@ def fit(
     data
         A dataset with a length, of tuples that begin with a tensor.
     optimizer
-        Over parameters of the model. Its learning rates are those at a factor of 1; they are put
-        back after the run.
+        Over parameters of the model. Its learning rates are put back after the run.
     epochs, batch_size
         At least 1.
     schedule
@@ -102,26 +100,25 @@ def fit(
     on_epoch
         ``on_epoch(model)`` returns measures for the history, a dict of numbers.
     clip_norm
-        If given, a gradient (over all parameters of the optimizer) whose Euclidean norm is larger
-        is scaled down to this norm.
+        If given, a gradient (over all parameters of the optimizer) that is longer is scaled down to
+        this Euclidean norm.
     seed
         Decides the order of the samples, dropout and augmentation. The caller's own random state
         (Python, NumPy, PyTorch on all devices) is the same after the call as before.
     checkpoint
-        One safetensors file, written before the first and after every epoch in one atomic
-        step; ``~`` is the home folder. If it exists, the run goes on from it; all arguments must
-        then be those of the first call. What the objective closes over is not seen: a run with
-        another teacher or temperature needs another path.
+        One safetensors file, ``~`` being the home folder, written whole before the first and after
+        every epoch. If it exists, the run goes on from it; all arguments must then be those of the
+        first call. What the objective closes over is not seen: a run with another teacher or
+        temperature needs another path.
     progress
         Whether to show a progress bar.
 
     Returns
     -------
     History
-        A row for every epoch, those before an interruption included. Resumed or not, the rows and
-        the weights are the same: bit for bit on one CPU, and on a GPU but for operations that have
-        no repeatable form there (`torch.use_deterministic_algorithms` names them); ``seconds`` are
-        not.
+        A row for every epoch, those before an interruption included. Resumed or not, rows and
+        weights are the same but for ``seconds``: bit for bit on one CPU, and on a GPU but for
+        operations that have no repeatable form (see `torch.use_deterministic_algorithms`).
 
     Raises
     ------
@@ -137,14 +134,15 @@ def fit(
 
     Notes
     -----
-    Started in several processes, the run is the same as in one, to rounding: every batch is divided
-    among them, gradients and losses are means over all of its samples. ``on_epoch`` runs in every
-    process on all that it looks at; files are written by the first one. What differs is what a
-    process draws or sees alone: dropout, augmentation, and the statistics of BatchNorm, which
-    normalises over a process's part of the batch; the running ones of the first process are kept.
+    Several processes do the run of one, to rounding: every batch is divided among them, gradients
+    and losses are means over all of its samples, and files are written by the first. ``on_epoch``
+    runs in each, on all that it looks at. What differs is what a process draws or sees alone:
+    dropout, augmentation, and BatchNorm, which normalises over a process's part of the batch; the
+    running statistics of the first process are kept.
 
     Examples
     --------
+    >>> import torch
     >>> from torch.nn.functional import cross_entropy
     >>> _ = torch.manual_seed(0)
     >>> x = torch.randn(64, 2)
@@ -162,56 +160,36 @@ def fit(
     >>> history.rows[2]["loss"] < history.rows[0]["loss"]
     True
     """
-    from accelerate.utils import send_to_device
-    from tqdm.auto import tqdm
-
     _guards.check_arguments(model, objective, optimizer, clip_norm, epochs=epochs, seed=seed)
     accelerator = _processes.accelerator()
-    device = accelerator.device
+    device, scaled = accelerator.device, accelerator.scaler is not None
     processes = Processes(accelerator.num_processes, accelerator.process_index, device)
     batches = loader(resident(data, device), batch_size, shuffle=True, seed=seed)
     steps = len(batches)
     model.to(device)
-    # Where half precision scales the loss, Accelerate's optimizer undoes it; its steps cost more.
-    scaled = accelerator.scaler is not None
+    # Accelerate's optimizer undoes the scale that half precision needs; without one it only costs.
     stepper = accelerator.prepare(optimizer) if scaled else optimizer
     backward = accelerator.backward if scaled else Tensor.backward
     learning = [p for group in optimizer.param_groups for p in group["params"]]
     rates = [float(group["lr"]) for group in optimizer.param_groups]
 
-    history, store, path = History(), None, None
-    if checkpoint is not None:
-        path = expand(checkpoint, "checkpoint")
-        settings = {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "seed": seed,
-            "clip_norm": clip_norm,
-            "model": _guards.architecture(model),
-            "objective": _guards.name_of(objective),
-            "augment": _guards.name_of(augment),
-            "schedule": schedule and [_guards.factor_of(schedule, i / 16) for i in range(16)],
-            "data": _guards.fingerprint(data),
-        }
+    path = None if checkpoint is None else expand(checkpoint, "checkpoint")
+    store, rows = None, []
+    if path is not None:
+        settings = _guards.settings_of(model, objective, augment, schedule, data)
+        settings |= {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+        settings |= {"clip_norm": clip_norm}
         store = Checkpoint(path, model, optimizer, accelerator.scaler, settings)
-        history.rows = store.restore()
-        processes.check_equal(path, len(history.rows))
-        if not history.rows and processes.index == 0:
-            store.write(history.rows)  # a bad path fails now, and the first weights are kept too
+        rows = store.restore()
+        processes.check_equal(path, len(rows))
+        if not rows and processes.index == 0:
+            store.write(rows)  # a bad path fails now, and the first weights are kept too
         processes.wait()
 
-    # A page that is built shows what a bar leaves behind, so there it is left out.
-    hidden = not progress or os.environ.get("TLCOURSE_BUILD_SITE") == "1"
-    bar = tqdm(
-        desc=f"epoch {min(len(history.rows) + 1, epochs)} of {epochs}",
-        total=epochs * steps,
-        initial=len(history.rows) * steps,
-        leave=False,
-        disable=hidden or processes.index > 0,
-    )
+    bar = _guards.bar(len(rows), epochs, steps, shown=progress and processes.index == 0)
     with bar, processes.naming_itself(path), _guards.explaining(batches), _guards.kept(optimizer):
         processes.follow_first(chain(model.parameters(), model.buffers()))
-        for epoch in range(len(history.rows), epochs):
+        for epoch in range(len(rows), epochs):
             started = time.perf_counter()
             bar.set_description(f"epoch {epoch + 1} of {epochs}", refresh=False)
             _guards.seed_all(derived_seed(seed, epoch, 1, processes.index))
@@ -219,9 +197,7 @@ def fit(
             losses = _guards.Losses(epoch, steps, device, optimizer, path)
             for step, index in enumerate(batches.indices(epoch)):
                 mine, part = processes.share(index)
-                batch = check_batch(batches.fetch(mine))
-                if device.type != "cpu":
-                    batch = send_to_device(batch, device)
+                batch = _guards.moved(check_batch(batches.fetch(mine)), device)
                 if augment is not None:
                     batch = _guards.augmented(augment, batch)
                 if schedule is not None:
@@ -230,7 +206,7 @@ def fit(
                         group["lr"] = rate * factor
                 with accelerator.autocast():
                     loss = _guards.checked_loss(objective(model, batch))
-                if part != 1.0:
+                if part != 1:
                     loss = loss * part
                 stepper.zero_grad()
                 backward(loss)
@@ -245,10 +221,10 @@ def fit(
             row = {"epoch": epoch + 1, "loss": mean, "seconds": time.perf_counter() - started}
             if on_epoch is not None:
                 row |= _guards.measures_of(on_epoch(model), taken=row)
-            history.rows.append(row)
+            rows.append(row)
             bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
             if store is not None:
                 if processes.index == 0:
-                    store.write(history.rows)
+                    store.write(rows)
                 processes.wait()
-    return history
+    return History(rows)

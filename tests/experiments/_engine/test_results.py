@@ -109,12 +109,20 @@ def test_an_unknown_row_names_the_known_ones(tmp_path):
 def test_the_table(tmp_path):
     write(tmp_path)
     frame = load_result("tiny", folder=tmp_path).frame(digits=1)
-    assert frame.loc["alone"].tolist() == ["%", "4.0", "1.5 to 6.5", 3, "4.5"]
-    assert frame.loc["raised by"].tolist() == ["logits", "1.0", "1.0 to 1.0", 3, "-"]
-    one = {"seeds": [0], "rows": [RECORD["rows"][0] | {"values": [3.14159]}]}
+    assert list(frame) == ["unit", "mean", "95 % interval, 3 seeds", "source"]
+    assert frame.loc["alone"].tolist() == ["%", "4.0", "1.5 to 6.5", "4.5"]
+    assert frame.loc["raised by"].tolist() == ["logits", "1.0", "1.0 to 1.0", ""]
+    assert frame.columns.name == "row"
+
+
+def test_a_shared_unit_stands_in_the_corner_and_no_column_is_empty(tmp_path):
+    one = {"seeds": [0], "rows": [RECORD["rows"][0] | {"values": [3.14159], "paper": None}]}
     write(tmp_path, one, "one-quick.json")
     frame = load_result("one", profile="quick", folder=tmp_path).frame()
-    assert frame.loc["alone"].tolist() == ["%", "3.14", "-", 1, "4.50"]
+    assert list(frame) == ["mean"]
+    assert frame.loc["alone"].tolist() == ["3.14"]
+    assert frame.columns.name == "%"
+    assert "<th>%</th>" in frame.to_html()  # the corner is a heading with words
 
 
 def test_a_missing_file_names_near_ones_and_the_command(tmp_path):

@@ -194,3 +194,18 @@ def test_what_the_chapter_says_of_the_recorded_runs(name):
     assert difference("lfl-new", "lwf-new").low > 0 > difference("lfl-old", "lwf-old").high
     assert difference("finetune-new", "joint-new").low > 0  # no upper bound on the new task
     assert difference("lwf-old", "joint-old").high > 0  # not behind
+
+
+@pytest.mark.claim("claim-lwf-keeps-old")
+def test_claim_lwf_keeps_more_of_the_old_task_than_fine_tuning(claim):
+    claim.better(load_result("lwf"), "lwf-old", "finetune-old")
+
+
+@pytest.mark.claim("claim-lwf-pays-new")
+def test_claim_lwf_learns_less_of_the_new_task(claim):
+    claim.better(load_result("lwf"), "finetune-new", "lwf-new")
+
+
+@pytest.mark.claim("claim-lwf-near-joint")
+def test_claim_lwf_keeps_the_old_task_as_well_as_joint_training(claim):
+    claim.no_difference(load_result("lwf"), "lwf-old", "joint-old", within=1.0)

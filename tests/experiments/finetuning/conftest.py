@@ -14,15 +14,19 @@ from tlcourse.experiments.finetuning import finetune_digits, probe_cifar10, unfr
 from tlcourse.finetuning import changed, snapshot
 from tlcourse.models import SmallResNet, pretrained_backbone
 
-SQUEEZENET = parts.SQUEEZENET | {
+RANDOM = {"squeezenet": "SqueezeNet 1.0", "lite0": "EfficientNet-Lite0"}
+IMAGENET = parts.IMAGENET | {
     "size": 32,
-    "weights": "SqueezeNet 1.0 (random weights)",
+    "networks": {
+        key: network | {"weights": f"{RANDOM[key]} (random weights)"}
+        for key, network in parts.NETWORKS.items()
+    },
     "scratch_width": 2,
     "batch_size": 8,
 }
 SETTINGS = {
     "probe-cifar10": probe_cifar10.QUICK
-    | SQUEEZENET
+    | IMAGENET
     | {
         "labels_per_class": [2, 5],
         "strengths": [0.01, 1.0],
@@ -30,7 +34,7 @@ SETTINGS = {
         "scratch_epochs": [2, 1],
     },
     "unfreeze-cifar10": unfreeze_cifar10.QUICK
-    | SQUEEZENET
+    | IMAGENET
     | {
         "labels_per_class": 3,
         "strengths": [0.01, 1.0],

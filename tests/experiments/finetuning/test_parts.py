@@ -63,16 +63,28 @@ def test_every_training_has_a_checkpoint_of_its_own(name, tmp_path, fits, tiny):
     assert len(set(names)) == len(names)
 
 
-def test_the_groups_hold_every_layer_of_squeezenet_once(tiny):
-    probe = tiny("probe-cifar10").settings["quick"]
-    model = parts.with_head(parts.imagenet_features(probe), torch.nn.Linear(512, 3))
-    layers = [f"backbone.net.{layer}" for layer in model.backbone.net.layers]
-    assert [name for group in parts.BLOCKS for name in group] == [*layers, "head"]
+@pytest.fixture(params=sorted(parts.NETWORKS))
+def network(request, tiny):
+    """One of the two networks, with random weights."""
+    return tiny("probe-cifar10").settings["quick"]["networks"][request.param]
 
 
-def test_the_head_of_cached_features_is_the_head_of_the_network(images, tiny):
-    probe = tiny("probe-cifar10").settings["quick"]
-    few, backbone = images(5), parts.imagenet_features(probe)
+def test_the_groups_hold_every_layer_of_a_network_once(network):
+    backbone = parts.imagenet_features(network, 32)
+    layers = [f"backbone.net.{layer}" for layer in backbone.net.layers]
+    assert [name for group in network["groups"] for name in group] == [*layers, "head"]
+
+
+def test_the_images_are_preprocessed_as_the_network_wants_them(network, images):
+    backbone, few = parts.imagenet_features(network, 40), images(2)
+    plain = parts.pretrained_backbone(network["name"]).eval()
+    with torch.no_grad():
+        expected = plain(plain.preprocess(few.images, size=40))
+        torch.testing.assert_close(backbone.eval()(few.images), expected)
+
+
+def test_the_head_of_cached_features_is_the_head_of_the_network(images, network):
+    few, backbone = images(5), parts.imagenet_features(network, 32)
     features = extract_features(backbone, few)
     head = parts.linear_head(features, [0.1])
     model = parts.with_head(backbone, head).eval()
@@ -131,10 +143,11 @@ def test_other_data_or_weights_than_the_recorded_are_said(monkeypatch, images, t
     with pytest.warns(UserWarning, match=r"data: CIFAR-10\. .* CIFAR-10 \(JPEG\)"):
         _shared.load_cifar10(probe | {"test_per_class": 1})
     with pytest.warns(UserWarning, match=r"weights: SqueezeNet 1.0 \(random weights\)"):
-        parts.imagenet_features(probe_cifar10.FULL)
+        parts.imagenet_features(probe_cifar10.FULL["networks"]["squeezenet"], 32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        parts.imagenet_features(probe)
+        for network in probe["networks"].values():
+            parts.imagenet_features(network, 32)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -144,9 +157,11 @@ def test_the_settings_fit_the_table(name, profile):
     settings = experiment.settings[profile]
     assert experiment.seeds["full"] >= 3
     if name == "unfreeze-cifar10":
-        assert [*settings["stages"], "scratch"] == [row.key for row in experiment.rows]
-        assert len(settings["stage_epochs"]) == len(settings["stages"]) - 1
-        assert len(settings["groups"]) == len(settings["stages"])
+        keys = [f"{k}-{s}" for k, net in settings["networks"].items() for s in net["stages"]]
+        assert [*keys, "scratch"] == [row.key for row in experiment.rows]
+        for network in settings["networks"].values():
+            assert len(settings["stage_epochs"]) == len(network["stages"]) - 1
+            assert len(network["groups"]) == len(network["stages"])
         return
     keys = {row.key.rpartition("-")[2] for row in experiment.rows}
     assert keys == {str(n) for n in settings["labels_per_class"]}

@@ -11,14 +11,23 @@ def test_unfreezing_goes_layer_by_layer_from_the_end(tmp_path, fits, tiny):
     experiment.run_seed(experiment.load({}), experiment.settings["quick"], 0, tmp_path)
 
     def layers(moved):
-        return {int(n.split(".")[3]) for n in moved if n.startswith("backbone.net.features.")}
+        return {n.split(".")[3] for n in moved if n.startswith("backbone.net.features.")}
 
-    stages = {name: layers(moved) for name, moved, _ in fits}
-    assert {n for n, _, _ in fits} == {"fire9", "fire8", "fires6-7", "all", "scratch"}
-    assert stages["fire9"] == {12}
-    assert stages["fire8"] == {10, 12}
-    assert stages["fires6-7"] == {8, 9, 10, 12}
-    assert stages["all"] == {0, 3, 4, 5, 7, 8, 9, 10, 12}
+    found = {name: layers(moved) for name, moved, _ in fits}
+    assert {"head.weight", "head.bias"} <= set.intersection(*(moved for _, moved, _ in fits[:-1]))
+    squeezenet = {
+        "squeezenet-fire9": {"12"},
+        "squeezenet-fire8": {"10", "12"},
+        "squeezenet-fires6-7": {"8", "9", "10", "12"},
+        "squeezenet-all": {"0", "3", "4", "5", "7", "8", "9", "10", "12"},
+    }
+    lite0 = {
+        "lite0-top": {"top"},
+        "lite0-stage7": {"stage7", "top"},
+        "lite0-stages5-6": {"stage5", "stage6", "stage7", "top"},
+        "lite0-all": {"stem", *(f"stage{i}" for i in range(1, 8)), "top"},
+    }
+    assert found == squeezenet | lite0 | {"scratch": set()}
 
 
 def test_unfreezing_starts_at_the_head_of_a_probe(tmp_path, monkeypatch, tiny):
@@ -28,11 +37,13 @@ def test_unfreezing_starts_at_the_head_of_a_probe(tmp_path, monkeypatch, tiny):
     data = unfreeze.load({})
     found = unfreeze.run_seed(data, settings, 0, tmp_path)
     same = probe.run_seed(data, of_probe | {"labels_per_class": [3, 5]}, 0, tmp_path)
-    assert {found[name] for name in settings["stages"]} == {same["probe-3"]}
+    for key, network in settings["networks"].items():
+        assert {found[f"{key}-{stage}"] for stage in network["stages"]} == {same[f"{key}-probe-3"]}
 
 
 def test_the_report_s_figures_stand_beside_the_rows_that_they_are_of():
     paper = {row.key: row.paper for row in get("unfreeze-cifar10").rows if row.paper is not None}
-    assert paper == {"head": 77.0, "fire8": 97.0}
+    heads, second = ("squeezenet-head", "lite0-head"), ("squeezenet-fire8", "lite0-stage7")
+    assert paper == dict.fromkeys(heads, 77.0) | dict.fromkeys(second, 97.0)
     for name in ("probe-cifar10", "finetune-digits"):
         assert all(row.paper is None for row in get(name).rows)

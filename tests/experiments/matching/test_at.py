@@ -242,7 +242,7 @@ def test_the_losses_of_the_ways():
 
     hard = F.cross_entropy(z, labels)
     code = attention_transfer_loss(A_S, A_T, beta=DIGITS["beta"], mode="code")
-    paper = attention_transfer_loss(A_S, A_T, beta=DIGITS["beta_paper"])
+    paper = attention_transfer_loss(A_S, A_T, beta=DIGITS["beta_paper"], mode="paper")
     assert torch.equal(loss("student"), hard)
     assert torch.isclose(loss("at"), hard + code)
     assert torch.isclose(loss("at-paper"), hard + paper)

@@ -104,34 +104,42 @@ class Result:
         """Return one row minus another, seed by seed.
 
         The rows of a seed share its draws (labelled images, first weights), so that their
-        differences spread less than they do. ``interval`` of `tlcourse.metrics` takes them.
+        differences spread less than they do. `paired` gives their mean and interval.
         """
         pairs = zip(self[key].values, self[other].values, strict=True)
         return tuple(a - b for a, b in pairs)
 
-    def frame(self, *, digits: int = 2) -> pd.DataFrame:
-        """Return the table: mean, interval, number of seeds, and the source's figure.
+    def paired(self, key: str, other: str) -> Interval:
+        """Return the mean of one row minus another, seed by seed, with its 95 % interval.
 
-        Numbers are texts rounded to ``digits`` places, as they are shown.
+        "Better" in a chapter means that the interval leaves out 0; see `differences`.
+        """
+        return interval(self.differences(key, other))
+
+    def frame(self, *, digits: int = 2) -> pd.DataFrame:
+        """Return the table as it is shown: mean, interval, and the source's figure if it has any.
+
+        Numbers are texts rounded to ``digits`` places, so that their points stand below one
+        another. A unit that all rows share stands once, in the corner.
         """
         import pandas as pd
 
-        table = []
+        shared = len({row.unit for row in self.rows.values()}) == 1
+        sourced = any(row.paper is not None for row in self.rows.values())
+        spread = f"95 % interval, {len(self.record['seeds'])} seeds"
+        lines: list[dict[str, str]] = []
         for row in self.rows.values():
             found = row.interval
-            table.append(
-                {
-                    "": row.label,
-                    "unit": row.unit,
-                    "mean": f"{found.mean:.{digits}f}",
-                    "95 % interval": "-"
-                    if found.n < 2
-                    else f"{found.low:.{digits}f} to {found.high:.{digits}f}",
-                    "seeds": found.n,
-                    "source": "-" if row.paper is None else f"{row.paper:.{digits}f}",
-                }
-            )
-        return pd.DataFrame(table).set_index("")
+            line = {} if shared else {"unit": row.unit}
+            line["mean"] = f"{found.mean:.{digits}f}"
+            if found.n > 1:
+                line[spread] = f"{found.low:.{digits}f} to {found.high:.{digits}f}"
+            if sourced:
+                line["source"] = "" if row.paper is None else f"{row.paper:.{digits}f}"
+            lines.append(line)
+        corner = next(iter(self.rows.values())).unit if shared else "row"
+        labels = [row.label for row in self.rows.values()]
+        return pd.DataFrame(lines, index=labels).rename_axis(columns=corner)
 
 
 def _each_once(texts: Iterable[str]) -> str:

@@ -1,0 +1,57 @@
+"""The fixture `claim` lets through what the figures bear, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from tlcourse.experiments.results import ResultRow
+
+from tlcourse.experiments import Result
+
+NOISE = (0.3, -0.2, 0.1, -0.3, 0.2, -0.1, 0.25, -0.25)
+
+
+def result(shift, better="higher", seeds=8):
+    base = tuple(float(i) for i in range(seeds))
+    rows = {
+        "a": tuple(b + shift + e for b, e in zip(base, NOISE, strict=False)),
+        "b": base,
+    }
+    made = {key: ResultRow(key, key.upper(), "%", values, None) for key, values in rows.items()}
+    return Result(made, {"experiment": "tiny", "better": better, "seeds": list(range(seeds))})
+
+
+@pytest.fixture
+def made(request):
+    return request.config.pluginmanager.get_plugin(
+        str(request.config.rootpath / "tests" / "conftest.py")
+    ).Claim()
+
+
+def test_better_needs_an_interval_that_leaves_out_0(made):
+    made.better(result(1.0), "a", "b")
+    assert made.figures[0]["difference"] == pytest.approx(1.0)
+    assert made.figures[0]["seeds"] == 8
+    made.better(result(-1.0, better="lower"), "a", "b")
+    for shift, better in ((0.1, "higher"), (-1.0, "higher"), (1.0, "lower")):
+        with pytest.raises(AssertionError, match="a is not better than b"):
+            made.better(result(shift, better=better), "a", "b")
+
+
+def test_no_difference_needs_the_whole_interval_within_the_margin(made):
+    made.no_difference(result(0.1), "a", "b", within=0.5)
+    for shift in (0.4, -0.4):
+        with pytest.raises(AssertionError, match="may differ by 0.5"):
+            made.no_difference(result(shift), "a", "b", within=0.5)
+
+
+def test_on_average_is_neither_beyond_the_spread_nor_the_other_way(made):
+    made.on_average(result(0.1), "a", "b")
+    with pytest.raises(AssertionError, match="beyond the spread"):
+        made.on_average(result(1.0), "a", "b")
+    with pytest.raises(AssertionError, match="not better than b on average"):
+        made.on_average(result(-0.1), "a", "b")
+
+
+def test_few_seeds_carry_no_conclusion(made):
+    with pytest.raises(AssertionError, match="3 seeds carry no conclusion; 8 are needed"):
+        made.better(result(5.0, seeds=3), "a", "b")
