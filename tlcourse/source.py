@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
 import json
 import warnings
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from tlcourse._code import code_of
 from tlcourse._random import kept_random_state
 from tlcourse.models.small_resnet import SmallResNet
 from tlcourse.settings import cache_dir
@@ -108,16 +109,11 @@ def _path(settings: dict[str, Any]) -> Path:
 
 
 def _key(settings: dict[str, Any]) -> str:
-    """Return a hash of what decides the weights: code, settings, and what draws the data."""
-    from tlcourse.data import augment, glyphs
-    from tlcourse.models import classifier, small_resnet
-    from tlcourse.training import _guards, _processes, batches, loop, schedules
+    """Return a hash of what decides the weights: settings, code, and the fonts of the data."""
+    text = json.dumps([settings, _code(), version("matplotlib")], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    training = (loop, _guards, _processes, batches, schedules)
-    modules = (*training, classifier, small_resnet, augment, inspect.getmodule(glyphs))
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(inspect.getsource(_train).encode())
-    for module in modules:
-        digest.update(inspect.getsource(module).encode())  # type: ignore[arg-type]
-    digest.update(f"fonts of matplotlib {version('matplotlib')}".encode())
-    return digest.hexdigest()[:16]
+
+@cache
+def _code() -> dict[str, str]:
+    return code_of(__name__)
