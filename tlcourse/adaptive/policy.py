@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tlcourse._checks import (
     check_dtype,
+    check_finite,
     check_float_tensor,
     check_int,
     check_number,
@@ -140,7 +141,8 @@ def global_k_loss(
     Raises
     ------
     TypeError, ValueError
-        If the decisions are no (N, L) of floating-point numbers, or a number is out of range.
+        If the decisions are no (N, L) of finite floating-point numbers, or a number is out of
+        range.
 
     References
     ----------
@@ -163,7 +165,9 @@ def global_k_loss(
     v = decisions.to(wide_dtype(decisions.dtype)).mean(0)  # (N, L) -> (L,)
     # A part of 0 is common, and there the logarithm's slope would be infinite.
     entropy = -torch.xlogy(v, v.clamp(min=1e-6)).sum()
-    return k_weight * (v.sum() - k) ** 2 + entropy_weight * entropy
+    loss = k_weight * (v.sum() - k) ** 2 + entropy_weight * entropy
+    check_finite(loss, decisions=decisions)
+    return loss
 
 
 def policy_network(backbone: nn.Module, n_decisions: int, *, start: float = 0.5) -> Classifier:

@@ -138,7 +138,7 @@ class _Recurrent(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.read(x)  # (N, T, C) -> (N, T / pool, C)
         for name in self.layers[:-1]:
-            h = self.get_submodule(name)(h)  # -> (N, T / pool, width)
+            h = getattr(self, name)(h)  # -> (N, T / pool, width)
         return self.features(h)
 
     def read(self, x: Tensor) -> Tensor:
