@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tlcourse.experiments.results import ResultRow
 
-from tlcourse.experiments import Result
+from tlcourse.experiments import Result, ResultRow
 
 NOISE = (0.3, -0.2, 0.1, -0.3, 0.2, -0.1, 0.25, -0.25)
 

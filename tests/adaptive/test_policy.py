@@ -28,9 +28,9 @@ def test_a_million_draws_have_the_frequencies_of_softmax(logits, temperature):
 
 
 def test_decisions_are_exactly_0_or_1():
-    """As (hard - soft).detach() + soft, some of them are 0.99999994 or 1.0000001."""
-    decisions = draws([0.0, 0.3], 10**5)
-    assert set(decisions.unique().tolist()) == {0.0, 1.0}
+    for temperature in (0.5, 5.0):
+        decisions = draws([0.0, 0.3], 10**5, temperature=temperature)
+        assert set(decisions.unique().tolist()) == {0.0, 1.0}
 
 
 def test_without_training_there_is_no_noise():
@@ -102,6 +102,9 @@ def test_other_dtypes(dtype):
     assert abs(decisions.float().mean().item() - 0.5) < 0.015
     decisions.sum().backward()
     assert bool(torch.isfinite(logits.grad).all())
+    wide = logits.detach().to(torch.promote_types(dtype, torch.float32))
+    same = gumbel_policy(wide, training=True, generator=seeded())
+    assert torch.equal(decisions.detach().to(wide), same)  # half precision draws as float32 does
 
 
 def test_whole_graph_compilation():
@@ -133,7 +136,9 @@ def test_wrong_logits():
 
 
 def test_global_k_is_its_equation():
-    decisions = (torch.rand(40, 5, generator=seeded(), dtype=torch.float64) < 0.6).double()
+    decisions = (torch.rand(400, 5, generator=seeded(), dtype=torch.float64) < 0.6).double()
+    decisions[:, 0] = 0.0
+    decisions[7, 0] = 1.0  # one sample alone
     v = decisions.mean(0)
     expected = 0.3 * (v.sum() - 2) ** 2 - 0.7 * (v * v.log()).sum()
     found = global_k_loss(decisions, 2, k_weight=0.3, entropy_weight=0.7)

@@ -213,7 +213,7 @@ def test_parsed_once_but_never_answered_with_old_numbers(raw, root, monkeypatch,
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda b: b[: len(b) // 2], lambda b: b[: len(b) // 2] + bytes(999) + b[len(b) // 2 + 999 :]],
+    [lambda b: b[: len(b) // 2], lambda b: b[: len(b) // 3] + bytes(999) + b[len(b) // 3 + 999 :]],
 )
 def test_a_broken_cache_is_parsed_again(root, alone, damage, monkeypatch):
     first = hapt(root).fingerprint()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib
 
 import numpy as np
@@ -187,6 +188,55 @@ def test_the_sensor_ends_somewhere_and_has_an_offset(pair):
     noise = at_rest.windows[:, 1:] - at_rest.windows[:, :-1]
     assert noise.abs().amin((0, 1)).max() < noise.abs().mean()
     assert (noise[:, :, :3].std() / 2**0.5).item() == pytest.approx(0.08 / G, rel=0.3)
+
+
+def test_what_the_sensor_does_to_the_signal():
+    clean = dataclasses.replace(module.WAIST, acc_noise=0.0, gyro_noise=0.0, range=99 * G)
+
+    def read(device=clean, **faults):
+        person = module.Person([0, 1, 0], device)
+        person.acc_offset = person.gyro_offset = np.zeros(3)
+        person.scale = np.ones(3)
+        vars(person).update(faults)
+        return module._measure(device, person, module.WALKING, [0, 1, 0, 0], 2, 50)
+
+    exact = read()
+    np.testing.assert_allclose(read(scale=np.array([1.1, 1, 1]))[:, :, 0], 1.1 * exact[:, :, 0])
+    np.testing.assert_allclose(read(acc_offset=np.array([0, 0.5, 0]))[..., 1], exact[..., 1] + 0.5)
+    np.testing.assert_allclose(read(gyro_offset=np.array([0, 0, 0.1]))[..., 5], exact[..., 5] + 0.1)
+    narrow = read(dataclasses.replace(clean, range=0.5 * G))
+    np.testing.assert_allclose(narrow[..., :3], exact[..., :3].clip(-0.5 * G, 0.5 * G))
+    np.testing.assert_allclose(narrow[..., 3:], exact[..., 3:])
+    noisy = read(dataclasses.replace(clean, acc_noise=0.3, gyro_noise=0.1)) - exact
+    np.testing.assert_allclose(noisy.std((0, 1)), [0.3] * 3 + [0.1] * 3, rtol=0.2)
+
+
+def test_who_lies_turns_about_the_long_axis(matched):
+    for data, side, spread in ((matched[0], 1, 0.1), (matched[1], 2, 0.3)):
+        lying = data.windows[data.labels == data.classes.index("lying")].mean(1)  # (n, 6)
+        assert lying[:, side].std() > spread  # gravity goes to the side
+        assert lying[:, 0].abs().mean() < 0.3  # and not to the head
+
+
+def test_long_legs_swing_slowly():
+    people = [module.Person([0, 0, i], module.WAIST) for i in range(20)]
+    assert len({person.size for person in people}) == 20
+    for person in people:
+        assert person.tempo == pytest.approx(person.size**-0.5)
+        assert 0.85 < person.size < 1.2
+
+
+def test_who_limps_strikes_harder_on_one_side():
+    person = module.Person([0, 0, 0], module.WAIST)
+    draws = [np.random.default_rng(0)]
+    peaks = {}
+    for person.uneven in (0.0, 0.5):
+        draws = [np.random.default_rng(0)]
+        *_, shocks = module._move(module.WALKING, person, np.zeros(12), draws)
+        up = shocks[0, :, 2]
+        tops = up[1:-1][(up[1:-1] > up[:-2]) & (up[1:-1] > up[2:]) & (up[1:-1] > 0.5)]
+        peaks[person.uneven] = tops.max() / np.median(tops)
+    assert peaks[0.5] > peaks[0.0] + 0.2
 
 
 def test_matched_is_the_same_movement(pair, matched):

@@ -67,12 +67,15 @@ def test_a_wrong_seed(seed, error):
 
 def test_a_file_that_is_another(packed):
     path, values, write = packed
-    for wrong in (values[:-1], values[:, :-1], values[:1]):
+    unbalanced = values.copy()
+    unbalanced[0, -1] = 1
+    for wrong in (values[:-1], values[:, :-1], values[:1], unbalanced):
         write(wrong)
         with pytest.raises(ValueError, match=r"mnist_5k.csv.gz does not hold.*Install it again"):
             mnist5k()
     whole = path.read_bytes()
-    for content in (whole[: len(whole) // 2], b"", b"hello", gzip.compress(b"a,b\n")):
+    no_text = (b"", b"hello", gzip.compress(b""), gzip.compress(b"a,b\n"))
+    for content in (whole[: len(whole) // 2], *no_text):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"mnist_5k.csv.gz does not hold.*Install it again"):
             mnist5k()

@@ -49,6 +49,8 @@ def test_a_seed_is_a_set():
     train, test = surfaces(n_train=2, n_test=2)
     images = torch.cat((train.images, test.images)).flatten(1)
     assert torch.unique(images, dim=0).shape[0] == 32
+    light = torch.stack([part.images.mean((1, 2, 3)) for part in (train, test)])
+    assert ((light[0] - light[1]).abs() > 1e-4).all()
 
 
 @pytest.mark.parametrize("name", list(module.PHOTOGRAPHS))
@@ -75,6 +77,19 @@ def test_a_piece_holds_nothing_from_outside_its_region(part):
     # Without the light, a piece of it is all ones.
     pieces = module._pieces(inside, region, 400, 16, (0, part, 0))
     assert (pieces - pieces.mean((2, 3), keepdim=True)).abs().max() < 1e-6
+
+
+def test_training_and_test_come_from_their_own_regions(monkeypatch):
+    def flat_but_for_the_test_region(photograph):
+        grey = torch.full((520, 650), 0.5)
+        r = photograph.test
+        grey[r.top : r.bottom, r.left : r.right] = torch.rand(r.bottom - r.top, r.right - r.left)
+        return grey
+
+    monkeypatch.setattr(module, "_read", flat_but_for_the_test_region)
+    train, test = surfaces(n_train=30, n_test=30, size=16)
+    assert train.images.std((1, 2, 3)).max() < 1e-6
+    assert test.images.std((1, 2, 3)).min() > 0.05
 
 
 def test_pieces_are_turned_and_of_several_sizes_and_reach_all_of_the_region():

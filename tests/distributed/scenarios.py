@@ -487,7 +487,7 @@ def main(folder, name=None):
         if processes.is_main_process:
             place.mkdir(exist_ok=True)
         processes.wait_for_everyone()
-        torch.save(run(place), place / f"found-{processes.process_index}.pt")
+        torch.save(scenario(place), place / f"found-{processes.process_index}.pt")
     distributed.destroy_process_group()
 
 

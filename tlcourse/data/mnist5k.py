@@ -76,8 +76,8 @@ def _read(path: Path) -> LabelledImages:
 
     try:
         lines = gzip.decompress(path.read_bytes()).decode("ascii").splitlines()
-        if len(lines) != 10 * N_PER_CLASS:
-            raise ValueError(f"it has {len(lines):,} lines.")
+        if not lines:
+            raise ValueError("it is empty.")
         values = torch.from_numpy(np.loadtxt(lines, dtype=np.uint8, delimiter=","))
         pixels, labels = values[:, :-1].view(-1, 1, 28, 28), values[:, -1].long()
         if labels.bincount().tolist() != [N_PER_CLASS] * 10:

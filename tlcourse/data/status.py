@@ -130,7 +130,7 @@ def _packaged_row(name: str, kind: str, find: Callable[[], Path]) -> DataRow:
         file = find()
     except ModuleNotFoundError as error:
         return DataRow(name, kind, f"package {error.name}", "", "missing", str(error))
-    except FileNotFoundError as error:
+    except OSError as error:
         return DataRow(name, kind, "", "", "broken", str(error))
     return DataRow(name, kind, str(file), in_words(file.stat().st_size), "ready", "")
 

@@ -36,8 +36,8 @@ def accelerator() -> Any:
 
     started = int(os.environ.get("WORLD_SIZE") or 1)
     backends = (torch.cuda, torch.xpu, torch.backends.mps)
-    bare = started > 1 and not any(backend.is_available() for backend in backends)
-    found = Accelerator(cpu=bare)
+    bare = "RANK" in os.environ and not any(backend.is_available() for backend in backends)
+    found = Accelerator(cpu=bare and started > 1)
     if started > 1 and found.num_processes == 1:
         raise RuntimeError(
             f"A launcher has started {started} processes (WORLD_SIZE), but Accelerate knows of one:"
