@@ -60,7 +60,7 @@ def test_the_key_holds_settings_code_and_data(monkeypatch):
     key = source._key(SMALL)
     assert source._key(dict(reversed(SMALL.items()))) == key
     assert source._key({**SMALL, "rate": 0.1}) != key
-    code = source._code()
+    code = source.code_of("tlcourse.source")
     assert {
         "tlcourse.source",
         "tlcourse.training.loop",
@@ -71,9 +71,9 @@ def test_the_key_holds_settings_code_and_data(monkeypatch):
         "tlcourse.data.glyphs",
     } <= set(code)
     for changed in code:
-        monkeypatch.setattr(source, "_code", lambda changed=changed: code | {changed: "another"})
+        monkeypatch.setattr(source, "code_of", lambda _, c=changed: code | {c: "another"})
         assert source._key(SMALL) != key
-    monkeypatch.setattr(source, "_code", lambda: code)
+    monkeypatch.setattr(source, "code_of", lambda _: code)
     monkeypatch.setattr(source, "version", lambda _: "another")
     assert source._key(SMALL) != key
 

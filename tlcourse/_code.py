@@ -44,21 +44,34 @@ def code_of(module: str, *, leave_out: Sequence[str] = ()) -> dict[str, str]:
         if name in found or any(f"{name}.".startswith(f"{left}.") for left in leave_out):
             continue
         tree = _parsed(name)
-        found[name] = ast.dump(tree)
+        found[name] = _dumped(tree)
         waiting += _imported(tree, name)
     return dict(sorted(found.items()))
 
 
+@cache
+def _dumped(tree: ast.Module) -> str:
+    return ast.dump(tree)
+
+
 def _parsed(name: str) -> ast.Module:
-    """Return the syntax tree of a module, without docstrings and imports for type checkers."""
+    """Return the syntax tree of a module; one that has not changed is not read again."""
     file = _file(name)
     if file is not None:
-        source = file.read_text(encoding="utf-8")
-    else:
-        try:
-            source = inspect.getsource(sys.modules[name])
-        except (TypeError, KeyError) as error:  # what inspect says of a notebook's __main__
-            raise OSError(f"The module {name} has no source file.") from error
+        return _tree_of_file(file, file.stat().st_mtime_ns)
+    try:
+        return _tree(inspect.getsource(sys.modules[name]))
+    except (TypeError, KeyError) as error:  # what inspect says of a notebook's __main__
+        raise OSError(f"The module {name} has no source file.") from error
+
+
+@cache
+def _tree_of_file(file: Path, changed: int) -> ast.Module:
+    return _tree(file.read_text(encoding="utf-8"))
+
+
+def _tree(source: str) -> ast.Module:
+    """Return a syntax tree without docstrings and without imports for type checkers."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         match node:

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import warnings
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -110,10 +109,5 @@ def _path(settings: dict[str, Any]) -> Path:
 
 def _key(settings: dict[str, Any]) -> str:
     """Return a hash of what decides the weights: settings, code, and the fonts of the data."""
-    text = json.dumps([settings, _code(), version("matplotlib")], sort_keys=True)
+    text = json.dumps([settings, code_of(__name__), version("matplotlib")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@cache
-def _code() -> dict[str, str]:
-    return code_of(__name__)

@@ -69,6 +69,8 @@ def test_the_same_seed_with_other_numbers_is_refused(merging, tmp_path):
     with pytest.raises(ValueError, match=r"Seed 1 has two values of 'plain': 1.0 in .*part-0.json, "
                        r"1.25 in .*part-1.json\. .* leave out one"):  # fmt: skip
         merging(record(0, 1), record(1, bias=0.25))
+    with pytest.raises(ValueError, match=r"two values of 'plain': 1.0 in .*, 0.75 in"):
+        merging(record(0, 1), record(1, bias=-0.25))
     assert not (tmp_path / "out").exists()
 
 

@@ -438,6 +438,14 @@ def test_other_seeds_of_the_file_stay_in_it(tmp_path):
     assert [made["seeds"] for made in found.record["runs"]] == [[3], [0], [2]]
 
 
+def test_settings_are_compared_as_a_file_holds_them(tmp_path):
+    """A tuple comes back as a list, and is the same setting."""
+    tiny = Tiny(settings={"quick": SETTINGS | {"widths": (3, 4), "of": {1: "one"}}})
+    for seed in (0, 1):
+        found = go(tiny.experiment, tmp_path, seeds=[seed])
+    assert found.record["seeds"] == [0, 1]
+
+
 def test_a_run_of_all_seeds_of_the_file_replaces_it(tmp_path):
     go(Tiny().experiment, tmp_path, seeds=[0])
     other = Tiny(settings={"quick": SETTINGS | {"rate": 0.4}}).experiment

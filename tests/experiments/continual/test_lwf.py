@@ -123,7 +123,7 @@ def test_each_process_draws_its_own_old_images(monkeypatch):
     for index in range(3):
         process = types.SimpleNamespace(process_index=index)
         monkeypatch.setattr(module, "accelerator", lambda process=process: process)
-        losses.append(float(module._joint(OLD, 7)(net, NEW[[0, 1]])))
+        losses.append(module._joint(OLD, 7)(net, NEW[[0, 1]]).item())
     assert len(set(losses)) == 3
 
 

@@ -45,6 +45,7 @@ from tlcourse.models import SmallResNet
 from tlcourse.source import glyph_network
 from tlcourse.training import cosine_decay
 from tlcourse.training._processes import accelerator
+from tlcourse.training.batches import derived_seed
 
 METHODS = {
     "lwf": "LwF",
@@ -120,8 +121,8 @@ def _lfl(weight: float) -> Objective:
 
 def _joint(old: LabelledImages, seed: int) -> Objective:
     """Return the joint loss; each batch gets as many old images as it has new ones."""
-    # Each process draws its own, the first one as a single one does.
-    generator = torch.Generator().manual_seed(seed + 2**32 * accelerator().process_index)
+    index = accelerator().process_index  # each draws its own, the first one as a single one does
+    generator = torch.Generator().manual_seed(derived_seed(seed, 0, 2, index) if index else seed)
 
     def objective(net: LearningWithoutForgetting, batch: tuple[Tensor, ...]) -> Tensor:
         images, labels = batch
