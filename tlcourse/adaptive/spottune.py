@@ -51,7 +51,7 @@ class RoutedBlock(nn.Module):
                 )
         self.tuned, self.frozen = copy.deepcopy(block), copy.deepcopy(block)
         self.frozen.requires_grad_(False)
-        self.train(block.training)
+        self.train()
 
     def train(self, mode: bool = True) -> RoutedBlock:
         """Set the tuned copy's mode; the frozen one stays in evaluation mode."""
