@@ -82,6 +82,9 @@ def test_the_origin_sums_what_the_runs_say(tmp_path):
     one = {"seeds": [0], "runs": [RUN], "rows": [RECORD["rows"][0] | {"values": [1.0]}]}
     write(tmp_path, one)
     assert load_result("tiny", folder=tmp_path).origin.startswith("1 seed, 10 s on CPU, ")
+    for seconds, said in ((119, "119 s"), (120, "2 minutes"), (5400, "90 minutes")):
+        write(tmp_path, one | {"runs": [RUN | {"seconds": seconds}]})
+        assert f", {said} on CPU" in load_result("tiny", folder=tmp_path).origin
 
 
 def test_home_may_be_written_as_a_tilde(tmp_path, monkeypatch):
