@@ -19,8 +19,11 @@ from tlcourse._checks import (
     check_int,
     check_number,
     check_temperature,
+    readable,
     shape_of,
+    sum_is_finite,
     wide_dtype,
+    widened,
 )
 from tlcourse.models import Classifier
 
@@ -91,7 +94,7 @@ def gumbel_policy(
         raise ValueError(
             f"logits must have shape (..., 2), for frozen and tuned; got {shape_of(logits)}."
         )
-    if logits.device.type == "cpu" and not torch.compiler.is_compiling():
+    if readable(logits) and not sum_is_finite(logits):
         check_float_tensor("logits", logits)
     if not training:
         return logits.argmax(-1).to(logits.dtype)
@@ -162,7 +165,7 @@ def global_k_loss(
     check_number("k", k, low=0, high=decisions.shape[1])
     check_number("k_weight", k_weight, low=0)
     check_number("entropy_weight", entropy_weight, low=0)
-    v = decisions.to(wide_dtype(decisions.dtype)).mean(0)  # (N, L) -> (L,)
+    v = widened(decisions).mean(0)  # (N, L) -> (L,)
     # A part of 0 is common, and there the logarithm's slope would be infinite.
     entropy = -torch.xlogy(v, v.clamp(min=1e-6)).sum()
     loss = k_weight * (v.sum() - k) ** 2 + entropy_weight * entropy
