@@ -262,6 +262,28 @@ def test_a_damaged_seed_file_is_run_again(tmp_path, cache, text):
     assert "seed 0" in tiny.events
 
 
+def test_numbers_of_before_without_their_origin_are_run_again(tmp_path, cache):
+    tiny = Tiny()
+    go(tiny.experiment, tmp_path, seeds=[0])
+    (file,) = cache.rglob("seed-0.json")
+    found = json.loads(file.read_text(encoding="utf-8"))
+    del found["run"]["hardware"]
+    for broken in (found, {"values": found["values"], "seconds": 1.0, "commit": "0123456789ab"}):
+        file.write_text(json.dumps(broken), encoding="utf-8")
+        assert ran(tiny, tmp_path)
+
+
+def test_a_seed_decides_what_is_drawn(tmp_path):
+    def run_seed(data, settings, seed, folder):
+        return {"error": torch.rand(()), "weight": np.random.rand()}
+
+    found = go(Tiny(run_seed=run_seed).experiment, tmp_path, seeds=[3, 5])
+    torch.manual_seed(5)
+    np.random.seed(5)
+    assert found["error"].values[1] == float(torch.rand(()))
+    assert found["weight"].values[1] == np.random.rand()
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 
@@ -423,6 +445,16 @@ def test_a_run_that_was_killed_before_it_had_kept_anything_is_not(tmp_path):
     tiny.interrupt_at = None
     runs = go(tiny.experiment, tmp_path).record["runs"]
     assert [made["resumed"] for made in runs] == [False, False]
+
+
+def test_half_a_checkpoint_is_none(tmp_path):
+    folder = tmp_path / "seed-0"
+    assert not runner_module._has_files(folder)
+    folder.mkdir()
+    (folder / ".a.safetensors.0123.part").touch()
+    assert not runner_module._has_files(folder)
+    (folder / "a.safetensors").touch()
+    assert runner_module._has_files(folder)
 
 
 # --- a result file that is there ------------------------------------------------------------------
