@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import importlib.util
 import os
 import types
@@ -98,7 +100,8 @@ def test_a_failing_cell_is_named_and_what_ran_is_kept(here, capsys):
 def test_a_kernel_that_dies_is_named(here):
     bad = write(here / "bad.ipynb", "import os\nos._exit(1)")
     (problem,) = run_chapters.run_chapters([bad], here / "cache")
-    assert problem.startswith("bad.ipynb, cell 2: DeadKernelError")
+    # Whether the kernel still said which cell it had begun is chance.
+    assert re.match(r"bad\.ipynb(, cell 2)?: DeadKernelError", problem)
 
 
 def test_the_longest_chapter_goes_first(here):
