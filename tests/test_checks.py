@@ -169,7 +169,7 @@ def test_what_is_looked_at_and_what_is_not():
 
 
 def test_a_name_without_its_path_is_near():
-    names = ["backbone.stage1", "backbone.stage2", "stages", "head"]
+    names = ["upstage1", "backbone.stage1", "backbone.stage2", "stages", "head"]
     assert _checks.near("stage1", names) == " Did you mean 'backbone.stage1'?"
     assert _checks.near("", names) == ""
 

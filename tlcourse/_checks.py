@@ -59,7 +59,7 @@ def near(value: object, choices: Iterable[str]) -> str:
     usual slip.
     """
     choices = list(choices)
-    found = [choice for choice in choices if value and choice.endswith(f".{value}")][:3]
+    found = [choice for choice in choices if choice.endswith(f".{value}")][:3]
     found = found or difflib.get_close_matches(str(value), choices, n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(f) for f in found)}?" if found else ""
 

@@ -119,6 +119,16 @@ def test_the_kernels_are_those_of_the_paper():
     assert BANDWIDTHS[[0, 1, 16, 32]].tolist() == pytest.approx([2**-8, 2**-7.5, 1, 2**8])
 
 
+def test_the_scale_is_the_median_over_all_experiences():
+    experiences = past(3)
+    l2t = LearningToTransfer().fit(experiences)
+    squared = []
+    for e in experiences:
+        z = torch.cat([e.source, e.target]).double() @ e.W.double()
+        squared += [(z[i] - z[j]).square().sum() for i, j in itertools.combinations(range(80), 2)]
+    assert l2t.scale == pytest.approx(float(torch.stack(squared).median()))
+
+
 def test_f_is_the_equation():
     l2t = fitted()
     e = experience(100)
@@ -276,6 +286,16 @@ def test_infer_is_at_least_as_good_as_its_starts():
     f = l2t.improvement(W, source, target)
     assert all(f >= l2t.improvement(start, source, target) - 1e-9 for start in starts)
     assert l2t.infer(source, target, n_components=4).shape == (D, 4)
+
+
+def test_infer_returns_the_best_of_its_ends(monkeypatch):
+    """With a search that does not move, the ends are the starts."""
+    source, target, shift, _ = pair(3003)
+    monkeypatch.setattr("tlcourse.adaptive.learning_to_transfer._minimise", lambda _f, A: A)
+    l2t = fitted()
+    unshifted = torch.eye(D)[:, shift == 0][:, :2]
+    W = l2t.infer(source, target, starts=[torch.eye(D)[:, shift > 0][:, :2], unshifted])
+    torch.testing.assert_close(W @ W.T, (unshifted @ unshifted.T).double())
 
 
 def test_domains_of_unequal_size_and_of_more_samples_than_are_used():

@@ -183,6 +183,14 @@ def test_only_the_tuned_copys_batchnorm_counts(case):
     assert not norms or 4 in counted
 
 
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_new_model_is_in_training_but_for_its_frozen_copies(case, mode):
+    case.source.train(mode)
+    for block in case.model().blocks:
+        assert all(m.training for m in block.tuned.modules())
+        assert not any(m.training for m in block.frozen.modules())
+
+
 def test_no_two_copies_share_memory(case):
     """The first release of the authors' code kept both paths in one storage."""
     model = case.model()
@@ -285,6 +293,15 @@ def test_in_training_the_decisions_are_drawn(case):
     first = model(x)[1]
     torch.manual_seed(3)
     assert torch.equal(model(x)[1], first)
+
+
+def test_the_policy_has_the_temperature_that_was_asked_for(case):
+    def slope(temperature):
+        model = case.model(temperature=temperature).train()
+        model.decide(case.inputs()).sum().backward()
+        return model.agent.head.weight.grad.abs().sum()
+
+    assert slope(500.0) < slope(50.0) / 5
 
 
 def test_each_sample_computes_its_own_path_only(case):

@@ -497,6 +497,7 @@ def test_what_is_recorded_in_inference_mode_can_be_trained_on(new_data):
     lwf = network()
     with torch.inference_mode():
         recording = lwf.new_task(new_data, 2)
+    assert not any(t.is_inference() for t in recording.answers.recorded)
     lwf.loss(recording.answers.tensors).backward()
     assert lwf.heads[-1].weight.grad is not None
     features, labels = recording.features.tensors

@@ -197,6 +197,12 @@ def channels_last(_):
     return train(model, data=TensorDataset(x, torch.arange(30) % 3))
 
 
+def loss_in_bfloat16(_):
+    """The loss is rounded, so only the weights can agree."""
+    found = train(make_mlp(), lambda m, b: objective(m, b).bfloat16(), batch_size=7)
+    return {"weights": found["weights"]}
+
+
 def too_large(_):
     """A loss that is not finite for one sample: in one process's part of a batch."""
 
@@ -420,6 +426,7 @@ SAME = {
     "a frozen part": frozen_part,
     "measures": measures,
     "channels last": channels_last,
+    "a loss in bfloat16": loss_in_bfloat16,
     "too large": too_large,
 }
 OTHERS = {

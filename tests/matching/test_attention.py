@@ -166,6 +166,8 @@ def test_small_activations_do_not_bring_the_scale_back(mode, p):
     (A,), (B,) = layers(0, [(4, 3, 8, 8)], torch.float32), layers(1, [(4, 3, 8, 8)], torch.float32)
     settings = {"p": p, "mode": mode, "beta": 1.0}
     assert attention_transfer_loss([1e-9 * A], [1e-3 * A], **settings).item() < 1e-6
+    assert attention_transfer_loss([1e-3 * A], [1e-9 * A], **settings).item() < 1e-6
+    assert math.isfinite(attention_transfer_loss([1e-21 * A], [1e-22 * A], **settings))
     *small, large = (
         attention_transfer_loss([scale * A], [B], **settings).item()
         for scale in (1e-15, 1e-9, 1e-7, 1e-5, 1e5, 1.0)

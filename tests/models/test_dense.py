@@ -64,3 +64,15 @@ def test_input_that_is_no_tensor_of_floats():
         DenseNetwork([3])([[0.0]])
     with pytest.raises(TypeError, match=r"^images must hold floating-point numbers, got .*uint8"):
         DenseNetwork([3])(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+
+
+def test_a_shortcut_at_each_size_goes_past_what_lies_below():
+    """With the way down to a size and back up cut, the answers still see the image."""
+    torch.manual_seed(0)
+    x = torch.rand(2, 1, 16, 16)
+    for cut in ("up1", "up2"):
+        model = DenseNetwork([2], width=4).eval()
+        with torch.no_grad():
+            getattr(model, cut)[1].weight.zero_()
+            (answer,) = model(x)
+        assert not torch.allclose(answer[0], answer[1])

@@ -100,3 +100,12 @@ def test_other_wrong_settings():
 def test_wrong_images():
     with pytest.raises(ValueError, match=r"\(N, 3, H, W\), got \(2, 1, 32, 32\)"):
         WideResNet(10, 1, 10)(torch.rand(2, 1, 32, 32))
+
+
+def test_the_first_weights_are_he_s_and_the_heads_bias_is_0():
+    torch.manual_seed(0)
+    model = WideResNet(10, 2, 10)
+    for weight in (model.backbone.stem.weight, model.backbone.stage2[0].conv1.weight):
+        assert weight.shape[0] != weight.shape[1]
+        assert weight.std().item() == pytest.approx((2 / weight[0].numel()) ** 0.5, rel=0.1)
+    assert not model.head.bias.any()

@@ -189,3 +189,10 @@ def test_bad_tensors(logits):
         check_likelihood(f, c, [])
     with pytest.raises(TypeError, match=r"sigmas must be a list of numbers, .* write \[1.0\]"):
         check_likelihood(f, c, 1.0)
+
+
+def test_half_precision_is_divided_and_summed_in_float32():
+    logits = (20 * torch.randn(5, 4, generator=torch.Generator().manual_seed(0))).half()
+    found = remainder(logits, 0.02)  # in float16, 40 / sigma^2 is infinite
+    assert found.dtype == torch.float32
+    assert torch.equal(found, remainder(logits.float(), 0.02))

@@ -181,6 +181,15 @@ def test_among_near_duplicates_the_index_looks_into_more_cells(method, monkeypat
 
 
 @needs_faiss
+def test_an_index_that_finds_enough_looks_no_further():
+    source, target = clustered(5_000), clustered(40, seed=1)
+    index = DescriptorIndex(source)
+    before = index._index.nprobe
+    assert index.probe(target, 10) >= 0.95
+    assert index._index.nprobe == before
+
+
+@needs_faiss
 def test_an_index_that_cannot_find_enough_says_so(monkeypatch):
     import tlcourse.multitask.retrieval as module
 

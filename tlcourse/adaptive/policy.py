@@ -14,12 +14,16 @@ from torch import Tensor, nn
 
 from tlcourse._checks import (
     check_dtype,
+    check_finite,
     check_float_tensor,
     check_int,
     check_number,
     check_temperature,
+    readable,
     shape_of,
+    sum_is_finite,
     wide_dtype,
+    widened,
 )
 from tlcourse.models import Classifier
 
@@ -90,7 +94,7 @@ def gumbel_policy(
         raise ValueError(
             f"logits must have shape (..., 2), for frozen and tuned; got {shape_of(logits)}."
         )
-    if logits.device.type == "cpu" and not torch.compiler.is_compiling():
+    if readable(logits) and not sum_is_finite(logits):
         check_float_tensor("logits", logits)
     if not training:
         return logits.argmax(-1).to(logits.dtype)
@@ -140,7 +144,8 @@ def global_k_loss(
     Raises
     ------
     TypeError, ValueError
-        If the decisions are no (N, L) of floating-point numbers, or a number is out of range.
+        If the decisions are no (N, L) of finite floating-point numbers, or a number is out of
+        range.
 
     References
     ----------
@@ -160,10 +165,12 @@ def global_k_loss(
     check_number("k", k, low=0, high=decisions.shape[1])
     check_number("k_weight", k_weight, low=0)
     check_number("entropy_weight", entropy_weight, low=0)
-    v = decisions.to(wide_dtype(decisions.dtype)).mean(0)  # (N, L) -> (L,)
+    v = widened(decisions).mean(0)  # (N, L) -> (L,)
     # A part of 0 is common, and there the logarithm's slope would be infinite.
     entropy = -torch.xlogy(v, v.clamp(min=1e-6)).sum()
-    return k_weight * (v.sum() - k) ** 2 + entropy_weight * entropy
+    loss = k_weight * (v.sum() - k) ** 2 + entropy_weight * entropy
+    check_finite(loss, decisions=decisions)
+    return loss
 
 
 def policy_network(backbone: nn.Module, n_decisions: int, *, start: float = 0.5) -> Classifier:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, nll_loss
 
-from tlcourse._checks import check_int, check_temperature, shape_of
+from tlcourse._checks import check_int, check_temperature, shape_of, widened
 from tlcourse.adaptive.policy import gumbel_policy
 from tlcourse.models import Classifier
 
@@ -51,7 +51,7 @@ class RoutedBlock(nn.Module):
                 )
         self.tuned, self.frozen = copy.deepcopy(block), copy.deepcopy(block)
         self.frozen.requires_grad_(False)
-        self.train(block.training)
+        self.train()
 
     def train(self, mode: bool = True) -> RoutedBlock:
         """Set the tuned copy's mode; the frozen one stays in evaluation mode."""
@@ -169,7 +169,7 @@ class SpotTune(nn.Module):
                 h, moved = block.routed(h, chosen[order])
                 order = order[moved]
             features = self.rest.features(h)[order.argsort()]
-        return log_softmax(self.head(features), dim=1)
+        return log_softmax(widened(self.head(features)), dim=1)
 
     def loss(self, batch: Sequence[Tensor]) -> Tensor:
         """Return the negative log-likelihood of the labels: an objective for ``fit``."""

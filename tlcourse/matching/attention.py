@@ -190,7 +190,7 @@ def _normalized(maps: Tensor) -> Tensor:
     """
     Q = maps.flatten(1)  # (N, H W)
     _, exponent = torch.frexp(Q.detach().amax(1, keepdim=True))  # (N, 1)
-    return F.normalize(torch.ldexp(Q, -exponent.clamp(min=-126)))
+    return F.normalize(torch.ldexp(Q, -exponent.clamp(min=-126)))  # 2^126, as 2^136 is infinite
 
 
 def _to_one_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

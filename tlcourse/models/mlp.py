@@ -86,7 +86,7 @@ class _Layers(nn.Module):
             )
         h: Tensor = self.input_dropout(x.flatten(1))  # (N, C, H, W) -> (N, C * H * W)
         for name in self.layers:
-            h = self.get_submodule(name)(h)  # (N, widths[l - 1]) -> (N, widths[l])
+            h = getattr(self, name)(h)  # (N, widths[l - 1]) -> (N, widths[l])
         return h
 
 

@@ -118,7 +118,7 @@ class UncertaintyWeighting(nn.Module):
             )
         for i, loss in enumerate(losses):
             _check_scalar(f"losses[{i}]", loss)
-        L = torch.stack([widened(loss).reshape(()) for loss in losses])  # (tasks,)
+        L = torch.stack([loss.reshape(()) for loss in losses])  # (tasks,)
         s = widened(self.log_variances).to(L.device)
         total = (self._factors.to(s) * torch.exp(-s) * L + 0.5 * s).sum()
         if readable(L):

@@ -52,8 +52,8 @@ def check_arguments(
     check_int("seed", counts["seed"], low=0)
 
 
-def checked_loss(loss: Any) -> Tensor:
-    """Return the objective's loss in float32 at least, or raise if it is none."""
+def check_loss(loss: Any) -> None:
+    """Raise unless the objective has returned a scalar that can be differentiated."""
     if not isinstance(loss, Tensor):
         raise TypeError(
             f"objective must return a scalar tensor, the loss; got {type(loss).__name__}."
@@ -67,7 +67,6 @@ def checked_loss(loss: Any) -> Tensor:
             "The loss that objective returned has no gradient: every parameter of the model is "
             "frozen, or it was computed under torch.no_grad() or from a detached tensor."
         )
-    return loss.float() if loss.dtype.itemsize < 4 else loss
 
 
 @contextlib.contextmanager

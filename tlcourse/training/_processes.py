@@ -77,17 +77,16 @@ class Processes:
                     distributed.broadcast(value, 0)
                 tensor.detach().copy_(value)
 
-    def sum_step(self, parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
-        """Sum the weighted gradients of a step, in place, and return the summed weighted loss.
+    def sum_step(self, parameters: Sequence[nn.Parameter], loss: Tensor, part: float) -> Tensor:
+        """Make the gradients those of the whole batch, in place, and return its loss.
 
         A parameter without a gradient in all processes stays without one, as an optimizer skips
         it; where only this process lacks it, its part is 0.
         """
-        loss = loss.detach()
         if self.count == 1:
             return loss
         has = [float(p.grad is not None) for p in parameters]
-        seen = torch.cat([loss.reshape(1), loss.new_tensor(has)])  # one sum for both
+        seen = torch.cat([(loss * part).reshape(1), loss.new_tensor(has)])  # one sum for both
         self._sum(seen)
         if not all(has):  # only then is there something to wait for
             for parameter, n in zip(parameters, seen[1:].tolist(), strict=True):
@@ -96,7 +95,7 @@ class Processes:
         gradients = [p.grad for p in parameters if p.grad is not None]
         for dtype in dict.fromkeys(g.dtype for g in gradients):
             alike = [g for g in gradients if g.dtype == dtype]
-            flat = torch.cat([g.flatten() for g in alike])
+            flat = torch.cat([g.flatten() for g in alike]).mul_(part)
             self._sum(flat)
             for gradient, total in zip(alike, flat.split([g.numel() for g in alike]), strict=True):
                 gradient.copy_(total.view_as(gradient))

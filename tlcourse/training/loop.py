@@ -205,12 +205,11 @@ def fit(
                     for group, rate in zip(optimizer.param_groups, rates, strict=True):
                         group["lr"] = rate * factor
                 with accelerator.autocast():
-                    loss = _guards.checked_loss(objective(model, batch))
-                if part != 1:
-                    loss = loss * part
+                    loss = objective(model, batch)
+                _guards.check_loss(loss)
                 stepper.zero_grad()
                 backward(loss)
-                losses.add(processes.sum_step(learning, loss), len(index))
+                losses.add(processes.sum_step(learning, loss.detach(), part), len(index))
                 if clip_norm is not None:
                     accelerator.clip_grad_norm_(learning, clip_norm)
                 stepper.step()
