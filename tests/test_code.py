@@ -24,6 +24,8 @@ FILES = {
     "from tlcourse.family.b import two as zwei\nHERE = 3\n",
     "family/a": "from tlcourse.late import x\ndef one():\n    return x\n",
     "family/b": "def two():\n    return 2\n",
+    "near/__init__": "from .by import x\n",
+    "near/by": "x = 1\n",
     "family/relative": "from . import b\nfrom ..types import Number\n",
 }
 
@@ -73,6 +75,7 @@ def names(source: str, package, **how) -> set[str]:
         ("from tlcourse.family import *", {"family", "family.a", "family.b", "late"}),
         ("from tlcourse.family.relative import Number", {"family.relative", "family.b", "types"}),
         ("from .loss import loss", {"loss", "checks"}),
+        ("from tlcourse.near import x", {"near", "near.by"}),
         (
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tlcourse import types\n"
             "else:\n    from tlcourse import checks\n",
