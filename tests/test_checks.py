@@ -152,17 +152,17 @@ def test_samples_are_tuples_of_tensors_and_there_are_some():
 def test_what_is_looked_at_and_what_is_not():
     bad = torch.tensor([torch.nan])
     with pytest.raises(ValueError, match="x contains NaN"):
-        _checks.check_finite(torch.tensor(1.0), reached=False, x=bad)
+        _checks.check_finite(torch.tensor(1.0), unseen=[bad], x=bad)
     with pytest.raises(ValueError, match=r"x\[1\] contains NaN"):
         _checks.check_finite(bad, x=[torch.zeros(2), bad])
     with pytest.raises(ValueError, match="not finite though its inputs are"):
         _checks.check_finite(torch.tensor([0.0, torch.inf]), x=torch.zeros(2))
     large = torch.full((9,), 3e38)  # the sum alone overflows
-    _checks.check_finite(torch.tensor(1.0), reached=False, x=large)
+    _checks.check_finite(torch.tensor(1.0), unseen=[large], x=large)
     _checks.check_finite(torch.tensor(1.0), x=bad)  # a look at one number
     with pytest.raises(ValueError, match="x contains NaN"):
         _checks.check_finite(bad.sum(), x=bad)
-    _checks.check_finite(torch.zeros((), device="meta"), reached=False, x=bad)
+    _checks.check_finite(torch.zeros((), device="meta"), unseen=[bad], x=bad)
     assert _checks.readable(bad)
     assert not _checks.readable(bad.to("meta"))
     assert not torch.vmap(lambda t: t + _checks.readable(t))(torch.zeros(2)).any()

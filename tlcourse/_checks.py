@@ -92,7 +92,7 @@ def readable(value: Tensor) -> bool:
 
     A GPU is waited for; a compiler has no values yet, and under ``torch.vmap`` a tensor has many.
     """
-    return value.device.type == "cpu" and not traced(value)
+    return value.is_cpu and not traced(value)
 
 
 def traced(value: Tensor) -> bool:
@@ -102,24 +102,22 @@ def traced(value: Tensor) -> bool:
 
 def sum_is_finite(value: Tensor) -> bool:
     """Return whether the sum is finite, one number read in place of all."""
-    value = value.detach()
-    return math.isfinite((value.sum() if value.ndim else value).item())
+    return math.isfinite(value.detach().sum().item() if value.ndim else value.item())
 
 
-def check_finite(loss: Tensor, *, reached: bool = True, **tensors: Any) -> None:
+def check_finite(loss: Tensor, *, unseen: Sequence[Tensor] = (), **tensors: Any) -> None:
     """Raise if the loss or one of the tensors is not finite, and name the tensor.
 
     Where a NaN or an infinite value of any tensor always reaches the loss, the loss alone is looked
-    at. ``reached=False`` says that it need not: as a logit, minus infinity is a probability of 0.
-    Then the sums of the tensors are looked at, too, and every number only where one is not finite.
+    at. ``unseen`` are those of which it need not: as a logit, minus infinity is a probability of 0.
+    Their sums are looked at, too, and every number only where one is not finite.
 
     On a GPU and under ``torch.compile`` nothing is looked at, see `readable`: there
-    ``tlcourse.training.fit`` reads the losses, many at a time. A tensor may be a list of them, if
-    it is ``reached``.
+    ``tlcourse.training.fit`` reads the losses, many at a time. A tensor may be a list of them.
     """
     if not readable(loss):
         return
-    if sum_is_finite(loss) and (reached or all(map(sum_is_finite, tensors.values()))):
+    if sum_is_finite(loss) and all(map(sum_is_finite, unseen)):
         return
     for name, value in tensors.items():
         if isinstance(value, Tensor):
@@ -141,9 +139,10 @@ def check_logits_shape(name: str, value: Tensor) -> None:
         raise ValueError(
             f"{name} must have shape (N, K): N samples, K classes; got {shape_of(value)}."
         )
-    if value.shape[0] == 0:
+    n_samples, n_classes = value.shape
+    if n_samples == 0:
         raise ValueError(f"{name} is empty: its shape is {shape_of(value)}; N must be at least 1.")
-    if value.shape[1] < 2:
+    if n_classes < 2:
         raise ValueError(f"{name} must have at least 2 classes, got shape {shape_of(value)}.")
 
 
@@ -166,7 +165,7 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def widened(value: Tensor) -> Tensor:
     """Return the tensor, half precision as float32."""
-    return value.to(wide_dtype(value.dtype))
+    return value if value.dtype.itemsize >= 4 else value.float()
 
 
 def at_least_float32(first: str, a: Tensor, second: str, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,7 +194,8 @@ def check_targets(name: str, value: Tensor, *, n_samples: int, n_classes: int) -
         raise ValueError(f"{name} must have shape ({n_samples},), got {shape_of(value)}.")
     if not readable(value):
         return
-    low, high = (bound.item() for bound in torch.aminmax(value))
+    bounds = torch.aminmax(value)
+    low, high = bounds.min.item(), bounds.max.item()
     if low < 0 or high >= n_classes:
         raise ValueError(
             f"{name} must lie in [0, {n_classes - 1}] for {n_classes} classes, "

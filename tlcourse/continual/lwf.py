@@ -93,7 +93,8 @@ def lwf_old_task_loss(
     )
     y = torch.softmax(recorded_logits.detach() / temperature, dim=1)  # (N, K)
     loss = F.cross_entropy(old_logits / temperature, y)
-    check_finite(loss, reached=False, old_logits=old_logits, recorded_logits=recorded_logits)
+    tensors = {"old_logits": old_logits, "recorded_logits": recorded_logits}
+    check_finite(loss, unseen=[*tensors.values()], **tensors)
     return loss
 
 

@@ -158,5 +158,7 @@ def distillation_loss(
         # infinity.
         loss = torch.lerp(hard, loss, alpha) if alpha > 0 else hard
 
-    check_finite(loss, reached=False, student_logits=student_logits, teacher_logits=teacher_logits)
+    # The soft term does not see a teacher's minus infinity; without it, neither network's is seen.
+    unseen = [v] if targets is None or alpha > 0 else [v, student_logits]
+    check_finite(loss, unseen=unseen, student_logits=student_logits, teacher_logits=v)
     return loss

@@ -190,7 +190,8 @@ def _normalized(maps: Tensor) -> Tensor:
     """
     Q = maps.flatten(1)  # (N, H W)
     _, exponent = torch.frexp(Q.detach().amax(1, keepdim=True))  # (N, 1)
-    return F.normalize(torch.ldexp(Q, -exponent.clamp(min=-126)))  # 2^126, as 2^136 is infinite
+    one = torch.ones_like(exponent, dtype=Q.dtype)  # ldexp of all of Q takes several times as long
+    return F.normalize(Q * torch.ldexp(one, -exponent.clamp(min=-126)))  # 2^136 is infinite
 
 
 def _to_one_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

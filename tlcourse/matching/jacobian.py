@@ -131,7 +131,8 @@ def jacobian_matching_loss(
     if normalize:
         J_S, J_T = F.normalize(J_S), F.normalize(J_T)
     loss = (J_S - J_T).square().sum(1).mean()
-    check_finite(loss, reached=False, **{"x": given, "student(x)": z_S, "teacher(x)": z_T})
+    tensors = {"x": given, "student(x)": z_S, "teacher(x)": z_T}
+    check_finite(loss, unseen=[*tensors.values()], **tensors)
     return loss
 
 

@@ -92,7 +92,8 @@ def sobolev_loss(
     # (N, K), (N, K, D), (N, K, D, D)
     values, *errors = ((s - t.detach()).square().sum() for s, t in zip(D_S, D_T, strict=True))
     loss = (values + weight * sum(errors)) / len(x)
-    check_finite(loss, reached=False, **{"x": given, "student(x)": D_S[0], "teacher(x)": D_T[0]})
+    tensors = {"x": given, "student(x)": D_S[0], "teacher(x)": D_T[0]}
+    check_finite(loss, unseen=[*tensors.values()], **tensors)
     return loss
 
 
