@@ -26,9 +26,8 @@ IMAGENET = parts.IMAGENET | {
 }
 SETTINGS = {
     "probe-cifar10": probe_cifar10.QUICK
-    | {name: value for name, value in IMAGENET.items() if name != "networks"}
+    | IMAGENET
     | {
-        "weights": IMAGENET["networks"]["squeezenet"]["weights"],
         "labels_per_class": [2, 5],
         "strengths": [0.01, 1.0],
         "finetune_epochs": [1, 1],

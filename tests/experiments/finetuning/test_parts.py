@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 
 from tlcourse.experiments import _shared, get, run
 from tlcourse.experiments.finetuning import _parts as parts
+from tlcourse.experiments.finetuning import probe_cifar10
 from tlcourse.finetuning import extract_features
 
 NAMES = ("probe-cifar10", "unfreeze-cifar10", "finetune-digits")
@@ -65,7 +66,7 @@ def test_every_training_has_a_checkpoint_of_its_own(name, tmp_path, fits, tiny):
 @pytest.fixture(params=sorted(parts.NETWORKS))
 def network(request, tiny):
     """One of the two networks, with random weights."""
-    return tiny("unfreeze-cifar10").settings["quick"]["networks"][request.param]
+    return tiny("probe-cifar10").settings["quick"]["networks"][request.param]
 
 
 def test_the_groups_hold_every_layer_of_a_network_once(network):
@@ -142,10 +143,10 @@ def test_other_data_or_weights_than_the_recorded_are_said(monkeypatch, images, t
     with pytest.warns(UserWarning, match=r"data: CIFAR-10\. .* CIFAR-10 \(JPEG\)"):
         _shared.load_cifar10(probe | {"test_per_class": 1})
     with pytest.warns(UserWarning, match=r"weights: SqueezeNet 1.0 \(random weights\)"):
-        parts.imagenet_features(parts.NETWORKS["squeezenet"], 32)
+        parts.imagenet_features(probe_cifar10.FULL["networks"]["squeezenet"], 32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for network in tiny("unfreeze-cifar10").settings["quick"]["networks"].values():
+        for network in probe["networks"].values():
             parts.imagenet_features(network, 32)
 
 

@@ -12,8 +12,9 @@ def test_fine_tuning_starts_at_the_head_of_the_probe(tmp_path, monkeypatch, tiny
     monkeypatch.setattr(parts, "fit", lambda *_, **__: None)
     experiment = tiny("probe-cifar10")
     found = experiment.run_seed(experiment.load({}), experiment.settings["quick"], 0, tmp_path)
-    assert found["finetune-2"] == found["probe-2"]
-    assert found["finetune-5"] == found["probe-5"]
+    for key in parts.NETWORKS:
+        assert found[f"{key}-finetune-2"] == found[f"{key}-probe-2"]
+        assert found[f"{key}-finetune-5"] == found[f"{key}-probe-5"]
 
 
 def test_a_seed_draws_its_own_images_and_never_test_images(tmp_path, monkeypatch, tiny):
@@ -23,8 +24,20 @@ def test_a_seed_draws_its_own_images_and_never_test_images(tmp_path, monkeypatch
     data = experiment.load({})
     for seed in (0, 1):
         experiment.run_seed(data, experiment.settings["quick"], seed, tmp_path)
-    for i, seed in ((0, 0), (4, 1)):  # four trainings a seed, with 2 and with 5 a class
-        for j, n in ((0, 2), (1, 2), (2, 5), (3, 5)):
+    for i, seed in ((0, 0), (6, 1)):  # six trainings a seed, with 2 and with 5 a class
+        for j, n in enumerate((2, 5, 2, 5, 2, 5)):
             expected = few_per_class(data["train"], n, seed=seed)
             assert torch.equal(seen[i + j].images, expected.images)
-    assert not torch.equal(seen[0].images, seen[4].images)
+    assert not torch.equal(seen[0].images, seen[6].images)
+
+
+def test_all_of_a_network_is_fine_tuned_but_its_batchnorm(tmp_path, fits, tiny):
+    experiment = tiny("probe-cifar10")
+    experiment.run_seed(experiment.load({}), experiment.settings["quick"], 0, tmp_path)
+    for key in parts.NETWORKS:
+        ((moved, model),) = [(m, net) for name, m, net in fits if name == f"{key}-5"]
+        norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        statistics = {id(t) for m in norms for t in m.state_dict(keep_vars=True).values()}
+        fixed = {n for n, t in model.state_dict(keep_vars=True).items() if id(t) in statistics}
+        assert moved == set(model.state_dict()) - fixed
+        assert bool(norms) == (key == "lite0")

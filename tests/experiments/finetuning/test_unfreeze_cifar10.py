@@ -37,8 +37,8 @@ def test_unfreezing_starts_at_the_head_of_a_probe(tmp_path, monkeypatch, tiny):
     data = unfreeze.load({})
     found = unfreeze.run_seed(data, settings, 0, tmp_path)
     same = probe.run_seed(data, of_probe | {"labels_per_class": [3, 5]}, 0, tmp_path)
-    stages = settings["networks"]["squeezenet"]["stages"]
-    assert {found[f"squeezenet-{stage}"] for stage in stages} == {same["probe-3"]}
+    for key, network in settings["networks"].items():
+        assert {found[f"{key}-{stage}"] for stage in network["stages"]} == {same[f"{key}-probe-3"]}
 
 
 def test_the_report_s_figures_stand_beside_the_rows_that_they_are_of():

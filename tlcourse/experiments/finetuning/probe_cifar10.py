@@ -1,4 +1,4 @@
-"""Feature extraction with few labels: features of SqueezeNet, fine-tuned, and from scratch."""
+"""Few labels: frozen features of two ImageNet networks, fine-tuned, and from scratch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tlcourse.experiments._engine.experiment import Data, Experiment, Settings
 from tlcourse.experiments._shared import load_cifar10, per_cent
 from tlcourse.experiments.finetuning._parts import (
     IMAGENET,
-    NETWORKS,
     STRENGTHS,
+    finetuning_rates,
     flip,
     from_scratch,
     imagenet_features,
@@ -21,32 +21,30 @@ from tlcourse.experiments.finetuning._parts import (
     train,
     with_head,
 )
-from tlcourse.finetuning import extract_features, layerwise_parameter_groups
+from tlcourse.finetuning import extract_features
 
 
 def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[str, float]:
     """Compare probe, fine-tuning and training from scratch at several numbers of labels."""
     labels, test = settings["labels_per_class"], data["test"]
     most = few_per_class(data["train"], max(labels), seed=seed)
-    network = {"name": settings["network"], "weights": settings["weights"]}
-    # The draws are nested, so that one pass gives the features for all of them.
-    backbone = imagenet_features(network, settings["size"])
-    features, test_features = (extract_features(backbone, data) for data in (most, test))
+    draws = [most.subset(range(n * most.n_classes)) for n in labels]  # the first n of every class
     found = {}
-    for i, n in enumerate(labels):
-        few = most.subset(range(n * most.n_classes))  # the first n of every class
-        head = linear_head(TensorDataset(*features[: len(few)]), settings["strengths"])
-        found[f"probe-{n}"] = per_cent(head, test_features)
+    for key, network in settings["networks"].items():
+        # The draws are nested, so that one pass gives the features for all of them.
+        backbone = imagenet_features(network, settings["size"])
+        features, test_features = (extract_features(backbone, data) for data in (most, test))
+        for n, few, epochs in zip(labels, draws, settings["finetune_epochs"], strict=True):
+            head = linear_head(TensorDataset(*features[: len(few)]), settings["strengths"])
+            found[f"{key}-probe-{n}"] = per_cent(head, test_features)
 
-        model = with_head(imagenet_features(network, settings["size"]), head)
-        rates = layerwise_parameter_groups(
-            model, settings["groups"], settings["finetune_rate"], settings["rate_decay"]
-        )
-        epochs, file = settings["finetune_epochs"][i], folder / f"finetune-{n}.safetensors"
-        train(model, rates, few, settings, epochs, seed, file, flip)
-        found[f"finetune-{n}"] = per_cent(model, test)
+            model = with_head(imagenet_features(network, settings["size"]), head)
+            file = folder / f"{key}-{n}.safetensors"
+            train(model, finetuning_rates(model, network), few, settings, epochs, seed, file, flip)
+            found[f"{key}-finetune-{n}"] = per_cent(model, test)
 
-        epochs, file = settings["scratch_epochs"][i], folder / f"scratch-{n}.safetensors"
+    for n, few, epochs in zip(labels, draws, settings["scratch_epochs"], strict=True):
+        file = folder / f"scratch-{n}.safetensors"
         scratch = from_scratch(few, settings, epochs, seed, file, random_crop_flip)
         found[f"scratch-{n}"] = per_cent(scratch, test)
     return found
@@ -54,13 +52,7 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
 
 # --- the settings ---------------------------------------------------------------------------------
 
-FULL = {
-    "network": NETWORKS["squeezenet"]["name"],
-    "weights": NETWORKS["squeezenet"]["weights"],
-    "groups": NETWORKS["squeezenet"]["groups"],
-    "finetune_rate": NETWORKS["squeezenet"]["rate"],
-    "rate_decay": NETWORKS["squeezenet"]["decay"],
-    **{name: value for name, value in IMAGENET.items() if name != "networks"},
+FULL = IMAGENET | {
     "labels_per_class": [10, 50, 100, 500],
     "strengths": STRENGTHS,
     "finetune_epochs": [20, 8, 5, 3],
@@ -73,21 +65,23 @@ QUICK = FULL | {
     "scratch_epochs": [10, 8, 6, 2],
 }
 WAYS = {
-    "probe": "linear head on frozen features",
-    "finetune": "all layers fine-tuned",
+    "squeezenet-probe": "SqueezeNet 1.0, linear head on frozen features",
+    "squeezenet-finetune": "SqueezeNet 1.0, all layers fine-tuned",
+    "lite0-probe": "EfficientNet-Lite0, linear head on frozen features",
+    "lite0-finetune": "EfficientNet-Lite0, all layers fine-tuned",
     "scratch": "small residual net from scratch",
 }
 
 PROBE_CIFAR10 = Experiment(
     name="probe-cifar10",
-    title="Features of SqueezeNet 1.0 (compressed release) for CIFAR-10 (JPEG), few labels",
+    title="Two ImageNet networks on CIFAR-10 (JPEG) with few labels",
     chapter="methods/feature-extraction",
     unit="test accuracy, %",
     better="higher",
     rows=table(WAYS, FULL["labels_per_class"]),
     source="",
     settings={"quick": QUICK, "full": FULL},
-    seeds={"quick": 1, "full": 3},
+    seeds={"quick": 1, "full": 5},
     load=load_cifar10,
     run_seed=run_seed,
 )
