@@ -9,7 +9,7 @@ import torch
 
 from tlcourse.adaptive import SpotTune
 from tlcourse.data import imu
-from tlcourse.experiments import get
+from tlcourse.experiments import get, load_result
 from tlcourse.experiments._engine.runner import run
 from tlcourse.experiments.adaptive import spottune as module
 from tlcourse.finetuning import changed, snapshot
@@ -179,3 +179,132 @@ def test_simple_features():
     assert features[2:, 0].argmax() == 2  # the third line: three turns in a window
     assert features[2:, 0].max() == pytest.approx(62.5, rel=1e-3)
     assert features[:, 1].abs().max() == 0
+
+
+# --- what the chapter says of the recorded result -------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def har():
+    return load_result("spottune-har")
+
+
+@pytest.mark.claim("claim-spottune-begun")
+def test_claim_one_epoch_is_beyond_the_reports_baseline(claim, har):
+    report = har["scratch-report-short"].paper
+    claim.beyond(har, "scratch-epoch-1", report, of="the report's baseline after 10 epochs")
+
+
+@pytest.mark.claim("claim-spottune-few")
+def test_claim_transfer_pays_with_few_windows(claim, har):
+    claim.better(har, "finetune-few-long", "scratch-few-long")
+
+
+@pytest.mark.claim("claim-spottune-many")
+def test_claim_with_many_windows_it_does_not(claim, har):
+    claim.no_difference(har, "finetune-many-long", "scratch-many-long", within=3)
+
+
+@pytest.mark.claim("claim-spottune-frozen")
+def test_claim_feature_extraction_stays_behind(claim, har):
+    claim.better(har, "finetune-few-long", "extraction-few-long")
+    claim.better(har, "finetune-many-long", "extraction-many-long")
+
+
+@pytest.mark.claim("claim-spottune-rates")
+def test_claim_slower_earlier_layers_need_time(claim, har):
+    claim.better(har, "finetune-many-short", "rates-many-short")
+    claim.no_difference(har, "rates-many-long", "finetune-many-long", within=4)
+
+
+@pytest.mark.claim("claim-spottune-finetune")
+def test_claim_spottune_ends_where_fine_tuning_ends(claim, har):
+    claim.no_difference(har, "spottune-few-long", "finetune-few-long", within=5)
+    claim.no_difference(har, "spottune-many-long", "finetune-many-long", within=2)
+
+
+@pytest.mark.claim("claim-spottune-behind")
+def test_claim_after_ten_epochs_it_is_behind(claim, har):
+    claim.better(har, "finetune-many-short", "spottune-many-short")
+
+
+@pytest.mark.claim("claim-spottune-forest")
+def test_claim_the_forest_beats_every_network_with_many_windows(claim, har):
+    networks = har.record["settings"]["cases"]["many"]["ways"]
+    assert len(networks) == 9
+    for way in networks:
+        claim.better(har, "forest-many", f"{way}-many-long")
+
+
+@pytest.mark.claim("claim-spottune-forest-few")
+def test_claim_the_forest_beats_fine_tuning_with_few_windows(claim, har):
+    claim.better(har, "forest-few", "finetune-few-long")
+
+
+@pytest.mark.claim("claim-spottune-reversed")
+def test_claim_the_reports_order_is_reversed(claim, har):
+    claim.better(har, "spottune-report-short", "scratch-report-short")
+    claim.better(har, "finetune-report-short", "scratch-report-short")
+
+
+@pytest.mark.claim("claim-spottune-report-end")
+def test_claim_at_the_plateau_nothing_is_left_of_the_order(claim, har):
+    claim.no_difference(har, "spottune-report-long", "scratch-report-long", within=4)
+
+
+@pytest.mark.claim("claim-spottune-matched")
+def test_claim_matched_sets_are_learnt_better(claim, har):
+    claim.better(har, "scratch-many-short", "scratch-report-short")
+    claim.better(har, "finetune-many-short", "finetune-report-short")
+
+
+@pytest.mark.claim("claim-spottune-matched-frozen")
+def test_claim_a_frozen_layer_gains_most(claim, har):
+    claim.better(har, "extraction-many-short", "extraction-report-short")
+    gains = {
+        way: sum(har.differences(f"{way}-many-short", f"{way}-report-short"))
+        for way in ("scratch", "finetune", "extraction", "spottune")
+    }
+    assert max(gains, key=gains.__getitem__) == "extraction"
+
+
+def test_the_policy_tunes_every_layer_for_every_window(har):
+    for name in module.LSTMS:
+        assert set(har[f"spottune-tuned-{name}"].values) == {100.0}
+    differences = har.differences("spottune-all-tuned", "spottune-many-long")
+    assert differences == pytest.approx([0] * 10, abs=1e-4)
+    off = har["warm-paths"].values
+    assert sum(share == 0 for share in off) == 7
+    assert max(off) < 25
+
+
+@pytest.mark.claim("claim-spottune-agent")
+def test_claim_after_ten_epochs_a_warm_agent_is_better_on_average(claim, har):
+    claim.on_average(har, "warm-many-short", "spottune-many-short")
+
+
+@pytest.mark.claim("claim-spottune-agent-end")
+def test_claim_at_the_plateau_a_warm_agent_makes_no_difference(claim, har):
+    claim.no_difference(har, "warm-many-long", "spottune-many-long", within=2)
+
+
+@pytest.mark.claim("claim-spottune-gates")
+def test_claim_finer_decisions_help(claim, har):
+    claim.better(har, "gates-many-short", "spottune-many-short")
+    claim.better(har, "gates-few-long", "spottune-few-long")
+
+
+@pytest.mark.claim("claim-spottune-gates-end")
+def test_claim_with_many_windows_at_the_plateau_finer_decisions_help_on_average(claim, har):
+    claim.on_average(har, "gates-many-long", "spottune-many-long")
+
+
+@pytest.mark.claim("claim-spottune-gates-finetune")
+def test_claim_finer_decisions_are_beyond_fine_tuning(claim, har):
+    claim.better(har, "gates-many-long", "finetune-many-long")
+
+
+@pytest.mark.claim("claim-spottune-states")
+def test_claim_memories_apart_make_no_difference(claim, har):
+    claim.no_difference(har, "states-many-short", "spottune-many-short", within=4)
+    claim.no_difference(har, "states-many-long", "spottune-many-long", within=4)

@@ -392,7 +392,7 @@ SPOTTUNE_HAR = _experiment(
             "loss-spottune": 1.4175454378128052,
         },
     ),
-    source="Chen, Guo and Konti (2021), section 4",
+    source="Chen, Guo and Konti, project report, section 4",
     settings={
         "quick": FULL | {"cases": QUICK_CASES, "source_epochs": 10, "trees": 100},
         "full": FULL,
