@@ -299,6 +299,11 @@ def test_claim_with_many_windows_at_the_plateau_finer_decisions_help_on_average(
     claim.on_average(har, "gates-many-long", "spottune-many-long")
 
 
+@pytest.mark.claim("claim-spottune-gates-imu")
+def test_claim_finer_decisions_do_not_help_on_the_simulated_pair(claim):
+    claim.on_average(load_result("spottune-imu"), "spottune-many-short", "gates-many-short")
+
+
 @pytest.mark.claim("claim-spottune-gates-finetune")
 def test_claim_finer_decisions_are_beyond_fine_tuning(claim, har):
     claim.better(har, "gates-many-long", "finetune-many-long")
