@@ -52,13 +52,26 @@ class Claim:
         assert good, f"{key} is not better than {other} on average: {self._text()}"
         assert found.low <= 0 <= found.high, f"it is beyond the spread: {self._text()}"
 
+    def beyond(self, result: Any, key: str, limit: float, *, of: str, seeds: int = SEEDS) -> None:
+        """The row is better than a number from elsewhere; ``of`` says what it is and whose."""
+        from tlcourse.metrics import interval
+
+        found = interval([value - limit for value in result[key].values])
+        self._keep(result, key, of, found, seeds, "better")
+        good = found.high < 0 if result.record["better"] == "lower" else found.low > 0
+        assert good, f"{key} is not better than {limit:g}: {self._text()}"
+
     def _compared(self, result: Any, key: str, other: str, seeds: int, says: str) -> Any:
         found = result.paired(key, other)
+        self._keep(result, key, result[other].label, found, seeds, says)
+        return found
+
+    def _keep(self, result: Any, key: str, other: str, found: Any, seeds: int, says: str) -> None:
         self.figures.append(
             {
                 "result": result.record["experiment"],
                 "row": result[key].label,
-                "other": result[other].label,
+                "other": other,
                 "unit": result[key].unit,
                 "says": says,
                 "difference": round(found.mean, 4),
@@ -68,7 +81,6 @@ class Claim:
             }
         )
         assert found.n >= seeds, f"{found.n} seeds carry no conclusion; {seeds} are needed"
-        return found
 
     def _text(self) -> str:
         last = self.figures[-1]

@@ -51,6 +51,16 @@ def test_on_average_is_neither_beyond_the_spread_nor_the_other_way(made):
         made.on_average(result(-0.1), "a", "b")
 
 
+def test_beyond_needs_the_interval_of_the_row_itself(made):
+    made.beyond(result(0.0), "b", 1.0, of="a guess")  # 0 to 7: 1.5 to 5.5
+    assert made.figures[0]["difference"] == pytest.approx(2.5)
+    assert made.figures[0]["other"] == "a guess"
+    with pytest.raises(AssertionError, match="b is not better than 2"):
+        made.beyond(result(0.0), "b", 2.0, of="a guess")
+    with pytest.raises(AssertionError, match="b is not better than 2"):
+        made.beyond(result(0.0, better="lower"), "b", 2.0, of="a guess")
+
+
 def test_few_seeds_carry_no_conclusion(made):
     with pytest.raises(AssertionError, match="3 seeds carry no conclusion; 8 are needed"):
         made.better(result(5.0, seeds=3), "a", "b")

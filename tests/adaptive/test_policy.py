@@ -47,6 +47,7 @@ def test_at_evaluation_nothing_has_a_gradient():
     assert not gumbel_policy(torch.zeros(2, 2, requires_grad=True), training=False).requires_grad
 
 
+@pytest.mark.equation("eq-gumbel-policy")
 def test_the_gradient_is_that_of_the_soft_decision():
     logits = torch.randn(50, 4, 2, dtype=torch.float64, generator=seeded(1)).requires_grad_()
     weights = torch.randn(50, 4, dtype=torch.float64, generator=seeded(2))
@@ -135,6 +136,7 @@ def test_wrong_logits():
 # --- global-k ----------------------------------------------------------------------------------
 
 
+@pytest.mark.equation("eq-global-k")
 def test_global_k_is_its_equation():
     decisions = (torch.rand(400, 5, generator=seeded(), dtype=torch.float64) < 0.6).double()
     decisions[:, 0] = 0.0
@@ -196,6 +198,7 @@ def test_wrong_global_k():
 # --- the policy network ------------------------------------------------------------------------
 
 
+@pytest.mark.equation("eq-policy-start")
 @pytest.mark.parametrize("start", [0.5, 0.9, 0.02])
 def test_a_policy_begins_with_the_probability_that_is_asked_for(start):
     agent = policy_network(MLP((4, 8, 2)).backbone, 3, start=start)

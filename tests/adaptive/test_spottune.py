@@ -44,6 +44,7 @@ def chosen(model, n, share=0.5):
 # --- the equation ------------------------------------------------------------------------------
 
 
+@pytest.mark.equation("eq-spottune-block")
 def test_a_block_is_the_equation():
     block = RoutedBlock(nn.Linear(3, 3))
     block.tuned.weight.data += 1

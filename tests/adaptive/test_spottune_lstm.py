@@ -55,6 +55,7 @@ ROWS = {
 }
 
 
+@pytest.mark.equation("eq-gated-lstm")
 @finer
 def test_a_decision_chooses_the_rows_of_its_group(choose):
     layer, x = gated(choose), windows()

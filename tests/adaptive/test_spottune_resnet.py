@@ -30,6 +30,7 @@ def test_each_block_has_a_decision():
     assert wide.agent.head.out_features == 16
 
 
+@pytest.mark.equation("eq-spottune-residual")
 def test_in_a_wide_resnet_the_block_is_the_papers_equation_for_soft_decisions_too():
     torch.manual_seed(0)
     block = apart(SpotTuneResNet.from_pretrained(WideResNet(16, 1, 4), 3).blocks[2])

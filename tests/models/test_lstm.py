@@ -18,6 +18,7 @@ def small(**settings):
     return LSTMClassifier(4, **{"n_steps": 20, "width": 5, **settings})
 
 
+@pytest.mark.equation("eq-lstm")
 def test_the_layer_is_its_equations():
     torch.manual_seed(0)
     layer = LSTMLayer(6, 5).double()
