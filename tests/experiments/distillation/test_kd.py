@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tlcourse.data import digits
-from tlcourse.experiments import EXPERIMENTS, run
+from tlcourse.experiments import EXPERIMENTS, load_result, run
 from tlcourse.experiments.distillation import kd as distillation
 from tlcourse.experiments.distillation.kd import (
     DIGITS,
@@ -134,3 +134,42 @@ def test_the_bias_brings_back_the_class_that_was_never_seen(kd_digits):
     # Most 3s are read by a student that has seen none: the soft targets told it of them.
     assert kd_digits["corrected-on-3"] < 50
     assert 0 < kd_digits["bias"] < 20
+
+
+# --- what the chapter says ------------------------------------------------------------------------
+
+
+@pytest.mark.claim("claim-kd-digits-gain")
+def test_claim_the_distilled_student_makes_fewer_errors(claim):
+    claim.better(load_result("kd-digits"), "distilled", "student")
+
+
+@pytest.mark.claim("claim-kd-digits-teacher")
+def test_claim_the_teacher_stays_ahead_of_its_student(claim):
+    claim.better(load_result("kd-digits"), "teacher", "distilled")
+
+
+@pytest.mark.claim("claim-kd-bias")
+def test_claim_the_raised_bias_brings_back_the_3s(claim):
+    claim.better(load_result("kd-digits"), "corrected-on-3", "without-3-on-3")
+
+
+def test_what_the_chapter_says_of_the_three_seeds_on_mnist():
+    result, jittered = load_result("kd-mnist"), load_result("kd-mnist-jitter")
+    plain, distilled = result["student"], result["distilled"]
+    assert plain.interval.low < plain.paper < plain.interval.high
+    assert min(distilled.values) > distilled.paper
+    assert max(result.differences("distilled", "student")) < 0
+    assert jittered["teacher"].values == result["teacher"].values  # the same teachers
+    pairs = zip(jittered["jittered"].values, distilled.values, strict=True)
+    assert all(distilled.paper < now < before for now, before in pairs)
+    assert min(result["teacher"].values) > result["teacher"].paper
+    settings = jittered.record["settings"]
+    assert settings["jittered_epochs"] < settings["distilled_epochs"]
+
+
+def test_what_the_chapter_says_of_the_3s_that_were_never_seen():
+    mnist, ours = load_result("kd-mnist"), load_result("kd-digits")
+    before, after = mnist["without-3-on-3"].values, mnist["corrected-on-3"].values
+    assert all(late < early / 2 < 25 for early, late in zip(before, after, strict=True))
+    assert min(ours["without-3-on-3"].values) > 50
