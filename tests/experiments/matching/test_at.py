@@ -20,7 +20,6 @@ from tlcourse.experiments.matching.at import (
     DIGITS,
 )
 from tlcourse.matching import attention_transfer_loss, capture
-from tlcourse.metrics import interval
 
 TINY_CIFAR = CIFAR_QUICK | {
     "student_images_per_class": 4,
@@ -291,28 +290,37 @@ def test_a_real_seed_shows_the_teacher_ahead_and_its_knowledge_passed_on(at_digi
 
 
 def test_what_the_chapter_says_of_the_recorded_pairs():
-    """A teacher helps in every pair and way, but for one case by more than the spread."""
+    """A teacher helps in every pair, way and seed; F-ActT is about as good as AT here."""
     gains = {}
     for experiment in (AT_CIFAR10, AT_CIFAR10_NIN):
         result = load_result(experiment.name)
         for student, teacher in experiment.settings["full"]["pairs"]:
             pair = f"{student}-from-{teacher}"
             for way in ("at", "act", "kd", "at+kd"):
-                found = result.differences(f"{pair}-student", f"{pair}-{way}")
-                gains[pair, way] = interval(found)
+                gains[pair, way] = min(result.differences(f"{pair}-student", f"{pair}-{way}"))
+            assert abs(result.paired(f"{pair}-act", f"{pair}-at").mean) < 2, pair
     assert len(gains) == 16
-    assert all(gain.mean > 0 for gain in gains.values())
-    assert sum(gain.low <= 0 for gain in gains.values()) == 1
+    assert min(gains.values()) > 0
 
 
-def test_what_the_chapter_says_of_the_recorded_digits():
-    result = load_result("at-digits")
+PAIR = "SmallResNet-4-from-SmallResNet-16"
 
-    def gain(way, on):
-        pair = "SmallResNet-4-from-SmallResNet-16"
-        return interval(result.differences(f"{pair}-{on}", f"{pair}-{way}"))
 
-    for way in ("at", "at-paper"):
-        assert gain(way, "student").low < 0 < gain(way, "student").high
-    assert gain("kd", "student").low > 0
-    assert gain("at+kd", "kd").low > 0
+@pytest.mark.claim("claim-at-digits-code")
+def test_claim_the_authors_form_gains_on_average(claim):
+    claim.on_average(load_result("at-digits"), f"{PAIR}-at", f"{PAIR}-student")
+
+
+@pytest.mark.claim("claim-at-digits-paper")
+def test_claim_the_papers_form_gains_on_average(claim):
+    claim.on_average(load_result("at-digits"), f"{PAIR}-at-paper", f"{PAIR}-student")
+
+
+@pytest.mark.claim("claim-at-digits-kd")
+def test_claim_the_teachers_answers_win(claim):
+    claim.better(load_result("at-digits"), f"{PAIR}-kd", f"{PAIR}-student")
+
+
+@pytest.mark.claim("claim-at-digits-both")
+def test_claim_attention_adds_to_the_answers(claim):
+    claim.better(load_result("at-digits"), f"{PAIR}-at+kd", f"{PAIR}-kd")

@@ -8,7 +8,6 @@ import torch
 from tlcourse.data import LabelledImages
 from tlcourse.experiments import get, load_result
 from tlcourse.experiments.matching import at_transfer as module
-from tlcourse.metrics import interval
 
 TINY = module.QUICK | {
     "teacher": "SmallResNet-4",
@@ -92,13 +91,24 @@ def test_the_lectures_columns_stand_beside_the_two_targets():
 # --- what the chapter says ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["at-transfer", "at-transfer-mnist"])
-def test_what_the_chapter_says_of_fine_tuning_with_a_teacher(name):
-    result = load_result(name)
+@pytest.mark.claim("claim-at-transfer-teacher")
+def test_claim_the_fine_tuned_teacher_is_better(claim):
+    claim.better(load_result("at-transfer"), "teacher", "student")
 
-    def gain(way):
-        return interval(result.differences("student", way))
 
-    assert gain("teacher").low > 0
+@pytest.mark.claim("claim-at-transfer-none")
+def test_claim_attention_transfer_changes_nothing(claim):
+    claim.no_difference(load_result("at-transfer"), "at", "student", within=0.5)
+
+
+@pytest.mark.claim("claim-at-transfer-kd")
+def test_claim_the_answers_gain_on_average(claim):
+    claim.on_average(load_result("at-transfer"), "kd", "student", seeds=8)
+
+
+def test_what_the_chapter_says_of_the_five_seeds_on_mnist():
+    result = load_result("at-transfer-mnist")
     for way in ("at", "kd"):
-        assert gain(way).low < 0 < gain(way).high
+        found = result.paired(way, "student")
+        assert found.n == 5
+        assert found.low < 0 < found.high, way

@@ -18,7 +18,6 @@ from tlcourse.matching import (
     capture,
     jacobian_matching_loss,
 )
-from tlcourse.metrics import interval
 from tlcourse.models import SmallResNet
 
 TINY = module.QUICK | {
@@ -217,21 +216,60 @@ def test_the_lectures_figures_stand_beside_ours():
         assert sizes == {key.rpartition("-")[2] for key in rows}
 
 
-def test_what_the_chapter_says_of_the_recorded_transfer():
-    result = load_result("jacobian-transfer")
+# --- what the chapter says ------------------------------------------------------------------------
 
-    def mean(way, n):
-        return result[f"{way}-{n}"].interval.mean
+MATCHED = ("act", "act+jac", "act+att", "act+att+jac")
 
-    matched = [way for way, parts in module.WAYS.items() if parts]
-    for way in matched:
-        gains = {
-            n: interval(result.differences(f"{way}-{n}", f"ce-{n}")) for n in (5, 10, 25, 50, "all")
-        }
-        assert all((gain.low > 0) == (n in (5, 10)) for n, gain in gains.items()), way
-        assert all(mean(way, n) < mean("oracle", n) for n in gains), way
-    assert interval(result.differences("act-50", "ce-50")).high < 0
+
+@pytest.mark.claim("claim-jac-transfer-five")
+def test_claim_matching_gains_with_five_labels(claim):
+    for way in MATCHED:
+        claim.better(load_result("jacobian-transfer"), f"{way}-5", "ce-5")
+
+
+@pytest.mark.claim("claim-jac-transfer-ten")
+def test_claim_matching_gains_with_ten_labels(claim):
+    for way in MATCHED:
+        claim.better(load_result("jacobian-transfer"), f"{way}-10", "ce-10")
+
+
+@pytest.mark.claim("claim-jac-transfer-more")
+def test_claim_matching_changes_little_with_more_labels(claim):
+    for n in (25, 50, "all"):
+        for way in MATCHED:
+            claim.no_difference(
+                load_result("jacobian-transfer"), f"{way}-{n}", f"ce-{n}", within=1.0
+            )
+
+
+@pytest.mark.claim("claim-jac-transfer-cost")
+def test_claim_activations_cost_a_little_with_fifty_labels(claim):
+    claim.better(load_result("jacobian-transfer"), "ce-50", "act-50")
+
+
+@pytest.mark.claim("claim-jac-transfer-oracle")
+def test_claim_the_teachers_weights_are_ahead(claim):
+    for n in (5, 10, 25, 50):
+        for way in ("ce", *MATCHED):
+            claim.better(load_result("jacobian-transfer"), f"oracle-{n}", f"{way}-{n}")
+
+
+@pytest.mark.claim("claim-jac-transfer-all")
+def test_claim_the_teachers_weights_are_ahead_on_average_with_all_labels(claim):
+    for way in ("ce", *MATCHED):
+        claim.on_average(load_result("jacobian-transfer"), "oracle-all", f"{way}-all", seeds=8)
+
+
+@pytest.mark.claim("claim-jac-transfer-added")
+def test_claim_attention_and_jacobians_add_little_to_the_activations(claim):
     for n in (5, 10, 25, 50, "all"):
         for more, less in (("act+jac", "act"), ("act+att", "act"), ("act+att+jac", "act+att")):
-            added = interval(result.differences(f"{more}-{n}", f"{less}-{n}"))
-            assert added.low < 0 < added.high, (more, n)
+            claim.no_difference(
+                load_result("jacobian-transfer"), f"{more}-{n}", f"{less}-{n}", within=1.0
+            )
+
+
+def test_what_the_chapter_says_of_the_papers_transfer():
+    rows = load_result("jacobian-transfer").rows
+    for n in (5, 10, 25, 50, "all"):
+        assert all(rows[f"{way}-{n}"].paper > rows[f"ce-{n}"].paper for way in MATCHED), n
