@@ -7,7 +7,6 @@ import torch
 
 from tlcourse.experiments import get, load_result
 from tlcourse.experiments.multitask import selective_joint_why as module
-from tlcourse.metrics import interval
 from tlcourse.multitask import JointFineTuning
 
 TINY = module.QUICK | {
@@ -81,22 +80,38 @@ def test_each_row_starts_and_sees_what_it_says(characters, tmp_path, monkeypatch
 # --- what the chapter says ------------------------------------------------------------------------
 
 
-def test_what_the_chapter_says_of_why():
-    """Selection pays where the source is new and partly far off: it spares the target the harm."""
-    result = load_result("selective-joint-why")
+@pytest.mark.claim("claim-why-harm")
+def test_claim_a_new_source_that_is_partly_far_off_does_harm(claim):
+    for way in ("all", "random"):
+        claim.better(load_result("selective-joint-why"), "new-finetune", f"new-mixed-{way}")
 
-    def difference(a, b):
-        return interval(result.differences(a, b))
 
+@pytest.mark.claim("claim-why-selection")
+def test_claim_selection_undoes_the_harm(claim):
+    for way in ("all", "random"):
+        claim.better(load_result("selective-joint-why"), "new-mixed-selective", f"new-mixed-{way}")
+
+
+@pytest.mark.claim("claim-why-none")
+def test_claim_selection_gains_on_average_on_no_source(claim):
+    why = load_result("selective-joint-why")
+    claim.on_average(why, "new-mixed-selective", "new-finetune", seeds=8)
+
+
+@pytest.mark.claim("claim-why-rest")
+def test_claim_the_source_changes_little_in_the_other_cases(claim):
+    why = load_result("selective-joint-why")
     for case in ("known-near", "known-mixed", "new-near"):
         for way in ("all", "random", "selective"):
-            gain = difference(f"{case}-{way}", f"{case.partition('-')[0]}-finetune")
-            assert gain.low < 0 < gain.high, (case, way)
-    for way in ("all", "random"):
-        assert difference(f"new-mixed-{way}", "new-finetune").high < 0
-        assert difference("new-mixed-selective", f"new-mixed-{way}").low > 0
-        assert difference("known-mixed-selective", f"known-mixed-{way}").low < 0
-    back = difference("new-mixed-selective", "new-finetune")
-    assert back.low < 0 < back.high
-    for known in ("known", "new"):
-        assert result[f"{known}-mixed-share"].interval.mean > 95
+            without = f"{case.partition('-')[0]}-finetune"
+            claim.no_difference(why, f"{case}-{way}", without, within=2.5)
+
+
+@pytest.mark.claim("claim-why-near")
+def test_claim_selection_costs_where_all_of_a_new_source_is_near(claim):
+    claim.better(load_result("selective-joint-why"), "new-near-all", "new-near-selective")
+
+
+def test_what_the_chapter_says_of_what_was_selected():
+    why = load_result("selective-joint-why")
+    assert all(why[f"{known}-mixed-share"].interval.mean > 95 for known in ("known", "new"))

@@ -10,7 +10,6 @@ import torch
 from tlcourse.data import scenes
 from tlcourse.experiments import get, load_result, run
 from tlcourse.experiments.multitask import uncertainty_scenes as module
-from tlcourse.metrics import interval
 
 TINY = module.SCENES | {"width": 2, "epochs": 3, "n_scenes": [24, 8, 8], "size": 24}
 
@@ -173,17 +172,39 @@ def test_the_lecture_s_nine_lines_have_their_rows():
 
 
 def test_what_the_chapter_says_of_the_recorded_scenes():
+    """What held in each of the three seeds."""
     result = load_result("uncertainty-scenes")
 
-    def difference(a, b):
-        return interval(result.differences(a, b))
+    def gains(row, other):
+        """Return how much better a row is, for each measure and seed."""
+        up = {"seg": 1, "inst": -1, "depth": -1}
+        return {
+            measure: [
+                sign * d for d in result.differences(f"{row}-{measure}", f"{other}-{measure}")
+            ]
+            for measure, sign in up.items()
+        }
 
-    assert difference("all-seg", "unweighted-seg").low > 0  # the plain sum spoils two tasks
-    assert difference("all-depth", "unweighted-depth").high < 0
-    assert difference("unweighted-seg", "alone-seg").high < 0
-    assert difference("unweighted-depth", "alone-depth").low > 0
-    assert difference("all-depth", "alone-depth").high < 0  # one network against three
-    assert difference("all-seg", "alone-seg").low < 0 < difference("all-seg", "alone-seg").high
-    assert 0 < difference("all-inst", "alone-inst").mean < 0.1
-    spread = max(result[f"{row}-inst"].interval.mean for row in ("unweighted", "optimal", "all"))
-    assert spread < 1.05 * result["alone-inst"].interval.mean
+    plain = gains("unweighted", "alone")
+    assert max(plain["seg"] + plain["depth"]) < 0
+    assert max(map(abs, plain["inst"])) < 1 / 50
+    learnt = gains("all", "unweighted")
+    assert min(learnt["seg"] + learnt["depth"]) > 0
+    assert -1 / 20 < min(learnt["inst"]) < max(learnt["inst"]) < 0
+    against_three = gains("all", "alone")
+    assert min(against_three["depth"]) > 0
+    assert max(against_three["seg"] + against_three["inst"]) < 0
+    for two, measure in (("seg-inst", "seg"), ("seg-depth", "seg"),
+                         ("seg-depth", "depth"), ("inst-depth", "depth")):  # fmt: skip
+        third = result.paired(f"all-{measure}", f"{two}-{measure}")
+        assert third.low < 0 < third.high, (two, measure)
+
+
+def test_what_the_chapter_says_of_the_papers_scenes():
+    paper = {row.key: row.paper for row in get("uncertainty-scenes").rows}
+    assert paper["unweighted-seg"] < paper["alone-seg"] < paper["all-seg"]
+    for measure in ("inst", "depth"):
+        alone = paper[f"alone-{measure}"]
+        assert max(paper[f"unweighted-{measure}"], paper[f"all-{measure}"]) < alone
+    assert paper["all-seg"] == max(v for k, v in paper.items() if k.endswith("-seg"))
+    assert paper["all-depth"] == min(v for k, v in paper.items() if k.endswith("-depth"))
