@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from tlcourse.continual import LearningWithoutForgetting, lwf_old_task_loss
 from tlcourse.data import LabelledImages
-from tlcourse.experiments import get
+from tlcourse.experiments import get, load_result
 from tlcourse.experiments._engine.runner import run
 from tlcourse.experiments.continual import forgetting as module
 from tlcourse.models import MLP, pretrained_backbone
@@ -169,3 +169,63 @@ def test_the_table(name):
     assert experiment.seeds["full"] >= 3
     assert all(row.paper is None for row in experiment.rows)
     assert experiment.settings["full"]["old_weight"] == 1.0
+
+
+# --- what the chapter says ------------------------------------------------------------------------
+
+
+def test_what_the_chapter_says_of_plain_training():
+    assert min(load_result("forgetting-digits")["all-finetune-forgetting"].values) > 99
+
+
+def test_what_the_chapter_says_of_the_three_seeds_on_photographs():
+    result = load_result("forgetting-cifar10")
+    kept = result.differences("all-tuned-5", "all-finetune-5")
+    assert min(kept) > load_result("forgetting-digits").paired("all-tuned-5", "all-finetune-5").high
+
+
+@pytest.mark.claim("claim-forgetting-own")
+def test_claim_a_network_for_each_step_does_as_well_as_columns(claim):
+    claim.no_difference(
+        load_result("forgetting-digits"), "known-separate", "known-progressive", within=0.5
+    )
+
+
+@pytest.mark.claim("claim-forgetting-tuned")
+def test_claim_to_have_known_all_classes_slows_the_fall(claim):
+    for step in (2, 3, 4):
+        claim.better(load_result("forgetting-digits"), f"all-tuned-{step}", f"all-finetune-{step}")
+
+
+@pytest.mark.claim("claim-forgetting-tuned-end")
+def test_claim_to_have_known_all_classes_does_not_stop_the_fall(claim):
+    claim.no_difference(
+        load_result("forgetting-digits"), "all-tuned-5", "all-finetune-5", within=1.0
+    )
+
+
+@pytest.mark.claim("claim-forgetting-one-head")
+def test_claim_lwf_with_one_head_ends_near_fine_tuning(claim):
+    claim.no_difference(load_result("forgetting-digits"), "all-lwf-5", "all-finetune-5", within=1.0)
+
+
+@pytest.mark.claim("claim-forgetting-heads")
+def test_claim_heads_and_columns_do_better_than_one_head(claim):
+    for row in ("all-lwf-heads-5", "all-progressive-5"):
+        claim.better(load_result("forgetting-digits"), row, "all-lwf-5")
+
+
+@pytest.mark.claim("claim-forgetting-joint")
+def test_claim_heads_and_columns_stay_below_joint_training(claim):
+    for row in ("all-lwf-heads-5", "all-progressive-5"):
+        claim.better(load_result("forgetting-digits"), "all-joint-5", row)
+
+
+@pytest.mark.claim("claim-forgetting-known-lwf")
+def test_claim_lwf_is_ahead_of_fine_tuning_with_the_step_known(claim):
+    claim.better(load_result("forgetting-digits"), "known-lwf", "known-finetune")
+
+
+@pytest.mark.claim("claim-forgetting-known-progressive")
+def test_claim_columns_are_ahead_of_lwf_with_the_step_known(claim):
+    claim.better(load_result("forgetting-digits"), "known-progressive", "known-lwf")

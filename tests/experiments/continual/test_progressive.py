@@ -14,7 +14,6 @@ from tlcourse.experiments._engine.results import load_result
 from tlcourse.experiments._engine.runner import run
 from tlcourse.experiments.continual import _parts as parts
 from tlcourse.experiments.continual import progressive as module
-from tlcourse.metrics import interval
 
 TINY = module.SETTINGS | {
     "labels_per_class": 2,
@@ -151,19 +150,31 @@ def test_the_table():
 
 
 def test_what_the_chapter_says_of_the_recorded_adapters():
+    """What held in each of the five seeds."""
     result = load_result("progressive")
+    progressive = [f"{kind}-{number}" for kind in ("linear", "mlp", "alpha") for number in "23"]
 
-    def difference(a, b):
-        return interval(result.differences(a, b))
+    def always(better, worse, what):
+        return min(result.differences(f"{better}-{what}", f"{worse}-{what}")) > 0
 
+    for name in progressive:  # knowledge, not size
+        assert always(name, "baseline4", "score"), name
+    random = result.paired("baseline4-score", "baseline1-score")
+    assert random.low < 0 < random.high
+    for name in ("baseline3", "linear-2", "linear-3"):
+        assert all(always(name, f"mlp-{number}", "score") for number in "23"), name
+    assert always("linear-3", "linear-2", "score")
+    assert always("mlp-3", "mlp-2", "score")
+    assert not always("alpha-3", "alpha-2", "score")
+    for name in ("baseline3", *progressive):
+        assert always(name, "baseline1", "accuracy"), name
+    ends = [result[f"{name}-accuracy"].interval.mean for name in ("baseline3", *progressive)]
+    assert max(ends) - min(ends) < 3
     for number in "23":  # a late start costs the MLP adapters most of what they lack
-        lag = difference(f"mlp-{number}-score", f"linear-{number}-score")
-        back = difference(f"alpha-{number}-score", f"mlp-{number}-score")
-        assert lag.high < 0 < back.low
-        assert back.mean > -lag.mean / 2
-        ends = difference(f"mlp-{number}-accuracy", f"linear-{number}-accuracy")
-        assert abs(ends.mean) < 2
-    left = difference("alpha-2-score", "linear-2-score")
+        lag = result.paired(f"linear-{number}-score", f"mlp-{number}-score").mean
+        assert always(f"alpha-{number}", f"mlp-{number}", "score")
+        assert result.paired(f"alpha-{number}-score", f"mlp-{number}-score").mean > lag / 2
+        assert abs(result.paired(f"mlp-{number}-accuracy", f"linear-{number}-accuracy").mean) < 2
+    left = result.paired("alpha-2-score", "linear-2-score")
     assert left.low < 0 < left.high
-    for row in ("linear-2", "linear-3", "mlp-2", "mlp-3"):
-        assert difference(f"{row}-score", "baseline4-score").low > 0, row
+    assert min(result.differences("progressive-old", "finetuned-old")) > 50
