@@ -6,14 +6,16 @@ import dataclasses
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from tlcourse.continual import transfer_score
-from tlcourse.data import LabelledImages
+from tlcourse.data import LabelledImages, digits, few_per_class
 from tlcourse.experiments import get
 from tlcourse.experiments._engine.results import load_result
 from tlcourse.experiments._engine.runner import run
 from tlcourse.experiments.continual import _parts as parts
 from tlcourse.experiments.continual import progressive as module
+from tlcourse.metrics import interval
 
 TINY = module.SETTINGS | {
     "labels_per_class": 2,
@@ -178,3 +180,18 @@ def test_what_the_chapter_says_of_the_recorded_adapters():
     left = result.paired("alpha-2-score", "linear-2-score")
     assert left.low < 0 < left.high
     assert min(result.differences("progressive-old", "finetuned-old")) > 50
+
+
+def test_what_the_chapter_says_of_logistic_regression_on_the_same_images():
+    result = load_result("progressive")
+    settings = result.record["settings"]
+    train, test = digits(size=settings["size"])
+    scores = []
+    for seed in result.record["seeds"]:
+        few = few_per_class(train, settings["labels_per_class"], seed=seed)
+        model = LogisticRegression(max_iter=1000)
+        model.fit(few.images.flatten(1).numpy(), few.labels.numpy())
+        scores.append(100 * model.score(test.images.flatten(1).numpy(), test.labels.numpy()))
+    for name in module.METHODS:
+        pairs = zip(result[f"{name}-accuracy"].values, scores, strict=True)
+        assert interval([a - b for a, b in pairs]).mean < 0, name

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tlcourse.data import LabelledImages
+from tlcourse.data import LabelledImages, few_per_class
+from tlcourse.data import digits as full_size_digits
 from tlcourse.experiments import get, load_result, run
 from tlcourse.experiments.matching import _side_by_side as sides
 from tlcourse.experiments.matching import at as module
@@ -20,6 +22,7 @@ from tlcourse.experiments.matching.at import (
     DIGITS,
 )
 from tlcourse.matching import attention_transfer_loss, capture
+from tlcourse.metrics import interval
 
 TINY_CIFAR = CIFAR_QUICK | {
     "student_images_per_class": 4,
@@ -324,3 +327,23 @@ def test_claim_the_teachers_answers_win(claim):
 @pytest.mark.claim("claim-at-digits-both")
 def test_claim_attention_adds_to_the_answers(claim):
     claim.better(load_result("at-digits"), f"{PAIR}-at+kd", f"{PAIR}-kd")
+
+
+def test_what_the_chapter_says_of_logistic_regression_on_the_same_images():
+    result = load_result("at-digits")
+    train, test = full_size_digits(size=32)
+    errors = []
+    for seed in result.record["seeds"]:
+        few = few_per_class(train, result.record["settings"]["student_images_per_class"], seed=seed)
+        model = LogisticRegression(max_iter=1000)
+        model.fit(few.images.flatten(1).numpy(), few.labels.numpy())
+        score = model.score(test.images.flatten(1).numpy(), test.labels.numpy())
+        errors.append(100 * (1 - score))
+
+    def against_pixels(way):
+        values = result[f"{PAIR}-{way}"].values
+        return interval([a - b for a, b in zip(values, errors, strict=True)])
+
+    assert against_pixels("student").low > 0
+    assert [way for way in ("at", "at-paper", "act", "kd", "at+kd")
+            if against_pixels(way).high < 0] == ["kd", "at+kd"]  # fmt: skip
