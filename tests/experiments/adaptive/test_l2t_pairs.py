@@ -1,0 +1,146 @@
+"""l2t-pairs on tiny data: what a pair is, what a transfer is, and what the strategies do."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from tlcourse.adaptive import LearningToTransfer
+from tlcourse.data import LabelledImages, imu
+from tlcourse.experiments import get
+from tlcourse.experiments._engine.runner import run
+from tlcourse.experiments.adaptive import l2t_pairs as module
+
+TINY = module.FULL | {
+    "past": 4,
+    "new": 3,
+    "n_features": 5,
+    "n_components": 2,
+    "source_per_class": 6,
+    "target_per_class": 9,
+    "draws": 2,
+    "n_samples": 10,
+}
+
+
+def images(seed):
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.arange(40) % 4
+    pixels = torch.rand(40, 1, 4, 4, generator=g) + labels.view(-1, 1, 1, 1) / 2
+    return LabelledImages(pixels / 3, labels, ("0", "1", "2", "3"), f"noise {seed}")
+
+
+@pytest.fixture(scope="module")
+def data():
+    a, b = imu(people=3, windows=9, matched=True)
+    return {"printed": images(0), "scanned": images(1), "sensor a": a, "sensor b": b}
+
+
+@pytest.fixture(scope="module")
+def world(data):
+    return module.domains(data, 5)
+
+
+def draw(world, seed=0):
+    return module.draw_pair(world, torch.Generator().manual_seed(seed), TINY)
+
+
+def test_a_run_fills_its_table(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("TLCOURSE_CACHE", str(tmp_path / "cache"))
+    experiment = dataclasses.replace(
+        get("l2t-pairs"), settings={"quick": TINY}, load=lambda _: data
+    )
+    result = run(experiment, profile="quick", seeds=[0], out=tmp_path, say=lambda _: None)
+    value = {key: row.values[0] for key, row in result.rows.items()}
+    assert len(value) == 11
+    for strategy in module.STRATEGIES:
+        assert value[strategy] <= value["hindsight"] + 1e-9
+    assert value["hurt"] <= value["risks"]
+    assert value["missed"] <= 100 - value["risks"] + 1e-9
+
+
+def test_the_domains_are_sets_of_images_and_single_people(world):
+    assert [d.kind for d in world].count("images") == 2
+    assert [d.kind for d in world].count("sensors") == 6
+    shapes = {x.shape[1] for d in world for x in d.samples.values()}
+    assert shapes == {5}
+    of_b = next(d for d in world if d.name.startswith("sensor b"))
+    of_a = next(d for d in world if d.name.startswith("sensor a"))
+    assert {"walking", "lying", "standing"} <= set(of_a.samples) & set(of_b.samples)
+
+
+def test_a_pair_is_two_domains_and_three_classes_of_both(world):
+    for seed in range(20):
+        pair = draw(world, seed)
+        assert torch.bincount(pair.labels).tolist() == [6, 6, 6]
+        assert [len(x) for x in pair.target] == [9, 9, 9]
+        assert pair.source.shape == (18, 5)
+        assert not any(torch.equal(s, t) for s in pair.source for t in torch.cat(pair.target))
+
+
+def test_every_way_gives_orthonormal_directions_without_labels(world):
+    pair = draw(world)
+    turned = module.Pair(pair.source, pair.labels.roll(6), pair.target[::-1])
+    Ws = module.ways(pair, 2)
+    for way, W in Ws.items():
+        torch.testing.assert_close(W.T @ W, torch.eye(2, dtype=W.dtype))
+        other = module.ways(turned, 2)[way]
+        torch.testing.assert_close(W @ W.T, other @ other.T)
+
+
+def test_one_way_avoids_the_direction_in_which_the_means_differ():
+    g = torch.Generator().manual_seed(0)
+    spread = torch.tensor([1.0, 0.7, 0.1], dtype=torch.float64)
+    x = torch.randn(60, 3, generator=g, dtype=torch.float64) * spread
+    shift = torch.tensor([5.0, 0.0, 0.0], dtype=torch.float64)
+    pair = module.Pair(x[:30], torch.arange(30) % 3, list((x[30:] + shift).split(10)))
+    Ws = module.ways(pair, 1)
+    assert Ws["both"][0].abs() > 0.9
+    assert Ws["mean"][0].abs() < 0.3
+
+
+def test_the_nearest_mean_of_source_and_target():
+    source = torch.tensor([[0.0], [0.0], [1.0], [1.0], [2.0], [2.0]], dtype=torch.float64)
+    target = [torch.full((5, 1), float(k), dtype=torch.float64) for k in range(3)]
+    pair = module.Pair(source, torch.tensor([0, 0, 1, 1, 2, 2]), target)
+    W = torch.ones(1, 1, dtype=torch.float64)
+    assert module.accuracy(pair, W, TINY) == 1
+    assert module.accuracy(pair, None, TINY) == 1
+    wrong = module.Pair(-4 * source, pair.labels, target)  # the means come in the opposite order
+    assert module.accuracy(wrong, W, TINY) < 1
+    assert module.accuracy(wrong, None, TINY) == 1
+
+
+def test_the_choice_is_the_largest_prediction_or_none():
+    assert module._best_or_never({"both": 1.2, "target": 1.3}) == "target"
+    assert module._best_or_never({"both": 0.9, "target": 0.8}) == "never"
+
+
+def test_shuffled_experiences_have_the_same_pairs_in_another_order(data, monkeypatch):
+    fits = []
+
+    def fit(self, experiences):
+        fits.append(experiences)
+        return original(self, experiences)
+
+    original = LearningToTransfer.fit
+    monkeypatch.setattr(LearningToTransfer, "fit", fit)
+    module.run_seed(data, TINY, 0, None)
+    right, shuffled = fits
+    assert len(right) == 4 * 4
+    assert all(a.W is b.W for a, b in zip(right, shuffled, strict=True))
+    before, after = ([e.improvement for e in es] for es in (right, shuffled))
+    assert before != after
+    assert sorted(before) == sorted(after)
+
+
+def test_window_features():
+    t = torch.arange(125) / 125
+    x = torch.stack([3 + torch.sin(2 * torch.pi * 10 * t), torch.zeros(125)], dim=1)[None]
+    f = module.window_features(x).view(5, 2)
+    assert f[0].tolist() == pytest.approx([3, 0], abs=1e-6)
+    assert f[1, 0].exp() == pytest.approx(0.5**0.5, rel=0.01)
+    assert f[2:, 0].argmax() == 1  # 10 turns: the second of the three bands
+    assert f[2:, 1].exp().tolist() == pytest.approx([1e-3] * 3)
