@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, nll_loss
 
 from tlcourse.adaptive import SpotTuneResNet, global_k_loss
 from tlcourse.data import LabelledImages
-from tlcourse.experiments import get
+from tlcourse.experiments import get, load_result
 from tlcourse.experiments._engine.runner import run
 from tlcourse.experiments.adaptive import spottune_digits as module
 from tlcourse.finetuning import changed, snapshot
@@ -144,3 +144,58 @@ def test_logistic_regression_on_pixels():
         "even",
     )
     assert module.pixels(bright, bright, 1.0) == 100
+
+
+# --- what the chapter says of the recorded result -------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return load_result("spottune-digits")
+
+
+@pytest.mark.claim("claim-spottune-digits-transfer")
+def test_claim_fine_tuning_is_beyond_both_baselines(claim, recorded):
+    for n in (5, 40):
+        claim.better(recorded, f"finetune-{n}", f"scratch-{n}")
+        claim.better(recorded, f"finetune-{n}", f"pixels-{n}")
+
+
+@pytest.mark.claim("claim-spottune-digits-behind")
+def test_claim_spottune_stays_behind_fine_tuning(claim, recorded):
+    for n in (5, 40):
+        claim.better(recorded, f"finetune-{n}", f"spottune-{n}")
+
+
+@pytest.mark.claim("claim-spottune-digits-random")
+def test_claim_coins_do_as_well(claim, recorded):
+    claim.no_difference(recorded, "spottune-5", "random-5", within=4)
+    claim.no_difference(recorded, "spottune-40", "random-40", within=2)
+
+
+@pytest.mark.claim("claim-spottune-digits-others")
+def test_claim_another_images_decisions_do_as_well(claim, recorded):
+    for n in (5, 40):
+        claim.no_difference(recorded, f"others-{n}", f"spottune-{n}", within=1)
+
+
+@pytest.mark.claim("claim-spottune-digits-global")
+def test_claim_the_same_blocks_for_all_are_better(claim, recorded):
+    for n in (5, 40):
+        claim.better(recorded, f"global-k-{n}", f"spottune-{n}")
+        claim.no_difference(recorded, f"global-k-{n}", f"finetune-{n}", within=1.5)
+
+
+@pytest.mark.claim("claim-spottune-digits-simple")
+def test_claim_simpler_ways_are_no_different_from_fine_tuning(claim, recorded):
+    for n in (5, 40):
+        for way in ("l2-sp", "last-2"):
+            claim.no_difference(recorded, f"{way}-{n}", f"finetune-{n}", within=1)
+
+
+def test_with_forty_labels_nearly_all_images_leave_the_early_blocks_frozen(recorded):
+    for block in ("stem", "stage1"):
+        assert set(recorded[f"share-{block}-40"].values) == {0.0}
+    assert max(recorded["share-stage2-40"].values) < 20
+    shares = recorded["share-stage3-40"].values
+    assert sum(share == 100 for share in shares) == 4
