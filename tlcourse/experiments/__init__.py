@@ -8,6 +8,7 @@ from tlcourse.experiments._engine.merge import merge
 from tlcourse.experiments._engine.results import Result, ResultRow, load_result, results_dir
 from tlcourse.experiments._engine.runner import run
 from tlcourse.experiments.adaptive.spottune import SPOTTUNE_HAR, SPOTTUNE_IMU
+from tlcourse.experiments.adaptive.spottune_digits import SPOTTUNE_DIGITS
 from tlcourse.experiments.continual.forgetting import FORGETTING_CIFAR10, FORGETTING_DIGITS
 from tlcourse.experiments.continual.lwf import LWF, LWF_MNIST
 from tlcourse.experiments.continual.progressive import PROGRESSIVE
@@ -51,6 +52,7 @@ EXPERIMENTS = {
         JACOBIAN_TRANSFER,
         SPOTTUNE_IMU,
         SPOTTUNE_HAR,
+        SPOTTUNE_DIGITS,
     )
 }
 
