@@ -9,6 +9,7 @@ from tlcourse.experiments._engine.results import Result, ResultRow, load_result,
 from tlcourse.experiments._engine.runner import run
 from tlcourse.experiments.adaptive.l2t_pairs import L2T_PAIRS
 from tlcourse.experiments.adaptive.spottune import SPOTTUNE_HAR, SPOTTUNE_IMU
+from tlcourse.experiments.adaptive.spottune_digits import SPOTTUNE_DIGITS
 from tlcourse.experiments.continual.forgetting import FORGETTING_CIFAR10, FORGETTING_DIGITS
 from tlcourse.experiments.continual.lwf import LWF, LWF_MNIST
 from tlcourse.experiments.continual.progressive import PROGRESSIVE
@@ -53,6 +54,7 @@ EXPERIMENTS = {
         SPOTTUNE_IMU,
         SPOTTUNE_HAR,
         L2T_PAIRS,
+        SPOTTUNE_DIGITS,
     )
 }
 
