@@ -67,6 +67,8 @@ def fitted_to_shuffled():
 # --- the equations -----------------------------------------------------------------------------
 
 
+@pytest.mark.equation("eq-l2t-tau")
+@pytest.mark.equation("eq-l2t-mmd")
 def test_the_terms_are_their_sums():
     """MMD, covariance and scatters by loops over pairs, with the scatter matrices written out."""
     generator = torch.Generator().manual_seed(0)
@@ -129,6 +131,7 @@ def test_the_scale_is_the_median_over_all_experiences():
     assert l2t.scale == pytest.approx(float(torch.stack(squared).median()))
 
 
+@pytest.mark.equation("eq-l2t-f")
 def test_f_is_the_equation():
     l2t = fitted()
     e = experience(100)
@@ -140,6 +143,7 @@ def test_f_is_the_equation():
     torch.testing.assert_close(l2t.improvement(W, source, target), 1 / inverse)
 
 
+@pytest.mark.equation("eq-l2t-loss")
 def test_the_fit_is_a_minimum_of_the_loss():
     """No step along a parameter that the bounds allow makes the loss smaller."""
     experiences = past(12)
