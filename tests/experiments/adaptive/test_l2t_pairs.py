@@ -9,7 +9,7 @@ import torch
 
 from tlcourse.adaptive import LearningToTransfer
 from tlcourse.data import LabelledImages, imu
-from tlcourse.experiments import get
+from tlcourse.experiments import get, load_result
 from tlcourse.experiments._engine.runner import run
 from tlcourse.experiments.adaptive import l2t_pairs as module
 
@@ -144,3 +144,49 @@ def test_window_features():
     assert f[1, 0].exp() == pytest.approx(0.5**0.5, rel=0.01)
     assert f[2:, 0].argmax() == 1  # 10 turns: the second of the three bands
     assert f[2:, 1].exp().tolist() == pytest.approx([1e-3] * 3)
+
+
+# --- what the chapter says of the recorded result -------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return load_result("l2t-pairs")
+
+
+@pytest.mark.claim("claim-l2t-never-always")
+def test_claim_never_is_better_than_always(claim, recorded):
+    claim.better(recorded, "never", "always")
+
+
+@pytest.mark.claim("claim-l2t-always")
+def test_claim_to_decide_is_better_than_always(claim, recorded):
+    claim.better(recorded, "whether", "always")
+
+
+@pytest.mark.claim("claim-l2t-never")
+def test_claim_to_decide_is_on_average_better_than_never(claim, recorded):
+    claim.on_average(recorded, "whether", "never")
+
+
+@pytest.mark.claim("claim-l2t-shuffled")
+def test_claim_shuffled_experiences_gain_nothing(claim, recorded):
+    claim.no_difference(recorded, "shuffled", "never", within=0.1)
+
+
+@pytest.mark.claim("claim-l2t-room")
+def test_claim_hindsight_is_ahead_of_all(claim, recorded):
+    for strategy in module.STRATEGIES:
+        if strategy != "hindsight":
+            claim.better(recorded, "hindsight", strategy)
+
+
+@pytest.mark.claim("claim-l2t-search")
+def test_claim_the_searched_W_is_worse_than_none(claim, recorded):
+    claim.better(recorded, "never", "search")
+
+
+def test_its_mistakes_are_of_one_kind(recorded):
+    assert min(recorded.differences("missed", "hurt")) > 0
+    assert min(recorded["rank"].values) > 0
+    assert 0.2 < recorded["rank"].interval.mean < 0.3
