@@ -34,13 +34,13 @@ def images(seed):
 
 @pytest.fixture(scope="module")
 def data():
-    a, b = imu(people=3, windows=9, matched=True)
+    a, b = imu(people=6, windows=9, matched=True)
     return {"printed": images(0), "scanned": images(1), "sensor a": a, "sensor b": b}
 
 
 @pytest.fixture(scope="module")
 def world(data):
-    return module.domains(data, 5)
+    return module.past_and_new(data, 5, torch.Generator().manual_seed(0))["past"]
 
 
 def draw(world, seed=0):
@@ -54,8 +54,8 @@ def test_a_run_fills_its_table(data, tmp_path, monkeypatch):
     )
     result = run(experiment, profile="quick", seeds=[0], out=tmp_path, say=lambda _: None)
     value = {key: row.values[0] for key, row in result.rows.items()}
-    assert len(value) == 11
-    for strategy in module.STRATEGIES:
+    assert len(value) == 15
+    for strategy in ("never", "always", "choose", "whether", "shuffled"):
         assert value[strategy] <= value["hindsight"] + 1e-9
     assert value["hurt"] <= value["risks"]
     assert value["missed"] <= 100 - value["risks"] + 1e-9
@@ -63,12 +63,40 @@ def test_a_run_fills_its_table(data, tmp_path, monkeypatch):
 
 def test_the_domains_are_sets_of_images_and_single_people(world):
     assert [d.kind for d in world].count("images") == 2
-    assert [d.kind for d in world].count("sensors") == 6
+    assert [d.kind for d in world].count("sensors") == 6  # half of twelve people
     shapes = {x.shape[1] for d in world for x in d.samples.values()}
     assert shapes == {5}
     of_b = next(d for d in world if d.name.startswith("sensor b"))
     of_a = next(d for d in world if d.name.startswith("sensor a"))
     assert {"walking", "lying", "standing"} <= set(of_a.samples) & set(of_b.samples)
+
+
+def test_new_pairs_are_of_other_images_and_people(data):
+    worlds = module.past_and_new(data, 5, torch.Generator().manual_seed(1))
+    people = {
+        when: {d.name for d in world if d.kind == "sensors"} for when, world in worlds.items()
+    }
+    assert people["past"].isdisjoint(people["new"])
+    assert len(people["past"]) == len(people["new"]) == 6
+    for name in ("printed", "scanned"):
+        past, new = (
+            torch.cat([x for d in world if d.name == name for x in d.samples.values()])
+            for world in worlds.values()
+        )
+        assert len(past) + len(new) == 40
+        assert torch.cdist(past, new).min() > 1e-6
+
+
+def test_the_features_are_those_of_the_past(data):
+    worlds = module.past_and_new(data, 5, torch.Generator().manual_seed(1))
+    moved = {**data, "printed": images(7)}
+    others = module.past_and_new(moved, 5, torch.Generator().manual_seed(1))
+    for world in (worlds, others):
+        past = torch.cat(
+            [x for d in world["past"] if d.kind == "images" for x in d.samples.values()]
+        )
+        assert past.mean(0).abs().max() < 1e-6
+        assert past.var(0).sum() == pytest.approx(1)
 
 
 def test_a_pair_is_two_domains_and_three_classes_of_both(world):
@@ -111,6 +139,13 @@ def test_the_nearest_mean_of_source_and_target():
     wrong = module.Pair(-4 * source, pair.labels, target)  # the means come in the opposite order
     assert module.accuracy(wrong, W, TINY) < 1
     assert module.accuracy(wrong, None, TINY) == 1
+
+
+def test_the_nearest_sample():
+    known = [torch.tensor([[0.0], [10.0]]), torch.tensor([[4.0]])]
+    x = torch.tensor([[1.0], [9.0], [3.0]])
+    assert module.nearest(known, x).tolist() == [0, 0, 1]
+    assert module.nearest_mean(known, x).tolist() == [1, 0, 1]
 
 
 def test_the_choice_is_the_largest_prediction_or_none():

@@ -2,25 +2,28 @@
 
 A domain is a set of images of digits (printed, scanned at 8 x 8 pixels, or MNIST), or one person
 with a motion sensor. A pair is two domains and three classes that both have: 20 labelled samples of
-each class in the source, two in the target, and up to 40 more there, without labels until the test.
-Images and windows are each described by the first principal components of simple features.
+each class in the source, and up to 40 in the target, of which two have labels and the others are
+the test. Images and windows are each described by the first principal components of simple
+features.
 
 To transfer is to map both domains by an orthonormal W onto a few dimensions, and to take the class
 with the nearest mean, over source and target samples together. Never to transfer is to do so with
 the target's samples alone, in all dimensions. The improvement is the ratio of the two accuracies,
-each over several draws of the labelled samples. W is found in several ways, none of which sees a
-label of the target.
+each over several draws of the labelled samples. W is found in several ways. None sees a label of
+the target, and all see its samples, as transductive learning does.
 
-Past pairs give experiences, one for each pair and way. For new pairs the strategies are compared:
+Past pairs give experiences, one for each pair and way. New pairs are of other images, and of other
+people; the components and their scale come from the past ones. The strategies:
 
 1. never to transfer;
-2. always in the same way, that which was best in the past;
-3. L2T chooses: the way whose W has the largest predicted improvement, and none where that is below
+2. always without W: the nearest mean, or the nearest neighbour, of source and target samples;
+3. always in the same way, that which was best in the past;
+4. L2T chooses: the way whose W has the largest predicted improvement, and none where that is below
    1;
-4. L2T decides only whether: the way of 2, or none;
-5. L2T searches for a W of its own, and uses none where the prediction is below 1;
-6. L2T chooses as in 3, but learnt from experiences whose improvements were shuffled;
-7. in hindsight: the best way or none, as the test says. It is out of reach.
+5. L2T decides only whether: the way of 3, or none;
+6. L2T searches for a W of its own, and uses none where the prediction is below 1;
+7. L2T chooses as in 4, but learnt from experiences whose improvements were shuffled;
+8. in hindsight: the best way or none, as the test says. It is out of reach.
 
 A seed draws all pairs. The number of dimensions and of labels was fixed beforehand, on other draws,
 so that transfer helps about as often as it hurts.
@@ -28,7 +31,7 @@ so that transfer helps about as often as it hurts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,60 +78,59 @@ class Pair:
 def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[str, float]:
     """Learn from past pairs, decide for new ones."""
     generator = torch.Generator().manual_seed(seed)
-    world = domains(data, settings["n_features"])
-    past = [
-        _lived(draw_pair(world, generator, settings), settings) for _ in range(settings["past"])
-    ]
-    new = [_lived(draw_pair(world, generator, settings), settings) for _ in range(settings["new"])]
-
-    mean = {w: sum(accuracies[w] for _, _, accuracies in past) for w in past[0][1]}
+    past, new = (
+        [_lived(draw_pair(world, generator, settings), settings) for _ in range(settings[when])]
+        for when, world in past_and_new(data, settings["n_features"], generator).items()
+    )
+    mean = {way: sum(accuracies[way] for _, _, accuracies in past) for way in past[0][1]}
     best = max(mean, key=mean.__getitem__)  # the way that was best in the past
+
     experiences = [
         Experience(pair.source, torch.cat(pair.target), W, accuracies[way] / accuracies["never"])
         for pair, Ws, accuracies in past
         for way, W in Ws.items()
     ]
-    l2t = _fitted(experiences, settings)
     order = torch.randperm(len(experiences), generator=generator).tolist()
-    shuffled = _fitted(
-        [
-            Experience(e.source, e.target, e.W, experiences[i].improvement)
-            for e, i in zip(experiences, order, strict=True)
-        ],
-        settings,
+    mixed = [
+        Experience(e.source, e.target, e.W, experiences[i].improvement)
+        for e, i in zip(experiences, order, strict=True)
+    ]
+    l2t, shuffled = (
+        LearningToTransfer(n_samples=settings["n_samples"]).fit(known)
+        for known in (experiences, mixed)
     )
 
-    got: dict[str, list[float]] = {}
-    hurt = missed = chances = risks = 0
-    predicted, real = [], []
+    got: list[dict[str, float]] = []
+    predicted: list[float] = []
+    real: list[float] = []
     for pair, Ws, accuracies in new:
+        never = accuracies["never"]
         f = _predictions(l2t, pair, Ws)
-        g = _predictions(shuffled, pair, Ws)
         W = l2t.infer(pair.source, torch.cat(pair.target), starts=list(Ws.values()))
-        f_own = _predictions(l2t, pair, {"own": W})["own"]
-        outcome = {
-            "never": accuracies["never"],
-            "always": accuracies[best],
-            "choose": accuracies[_best_or_never(f)],
-            "whether": accuracies[best if f[best] >= 1 else "never"],
-            "search": accuracy(pair, W, settings) if f_own >= 1 else accuracies["never"],
-            "shuffled": accuracies[_best_or_never(g)],
-            "hindsight": max(accuracies.values()),
-        }
-        for strategy, value in outcome.items():
-            got.setdefault(strategy, []).append(value)
-        helps = accuracies[best] > accuracies["never"]
-        chances, risks = chances + helps, risks + (not helps)
-        hurt += (not helps) and f[best] >= 1
-        missed += helps and f[best] < 1
-        predicted += list(f.values())
-        real += [accuracies[way] / accuracies["never"] for way in f]
-    found = {strategy: 100 * sum(values) / len(values) for strategy, values in got.items()}
-    n = len(new)
-    return found | {
-        "risks": 100 * risks / n,
-        "hurt": 100 * hurt / n,
-        "missed": 100 * missed / n,
+        said, found = _predictions(l2t, pair, {"own": W})["own"], accuracy(pair, W, settings)
+        helps, dares = accuracies[best] > never, f[best] >= 1
+        predicted += f.values()
+        real += [accuracies[way] / never for way in f]
+        got.append(
+            {
+                "never": never,
+                "pooled": accuracy(pair, torch.eye(len(W), dtype=W.dtype), settings),
+                "neighbour": accuracy(pair, torch.eye(len(W), dtype=W.dtype), settings, nearest),
+                "always": accuracies[best],
+                "choose": accuracies[_best_or_never(f)],
+                "whether": accuracies[best] if dares else never,
+                "search": found if said >= 1 else never,
+                "shuffled": accuracies[_best_or_never(_predictions(shuffled, pair, Ws))],
+                "hindsight": max(accuracies.values()),
+                "risks": not helps,
+                "hurt": dares and not helps,
+                "missed": helps and not dares,
+                "said": said / 100,
+                "true": found / never / 100,
+            }
+        )
+    return {
+        **{key: 100 * sum(one[key] for one in got) / len(got) for key in got[0]},
         "rank": float(spearmanr(predicted, real).statistic),
     }
 
@@ -136,10 +138,6 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
 def _best_or_never(f: Mapping[str, float]) -> str:
     way = max(f, key=f.__getitem__)
     return way if f[way] >= 1 else "never"
-
-
-def _fitted(experiences: list[Experience], settings: Settings) -> LearningToTransfer:
-    return LearningToTransfer(n_samples=settings["n_samples"]).fit(experiences)
 
 
 def _predictions(l2t: LearningToTransfer, pair: Pair, Ws: Mapping[str, Tensor]) -> dict[str, float]:
@@ -157,7 +155,23 @@ def _lived(pair: Pair, settings: Settings) -> tuple[Pair, dict[str, Tensor], dic
 # --- transfer -------------------------------------------------------------------------------------
 
 
-def accuracy(pair: Pair, W: Tensor | None, settings: Settings) -> float:
+Classifier = Callable[[list[Tensor], Tensor], Tensor]
+
+
+def nearest_mean(known: list[Tensor], x: Tensor) -> Tensor:
+    """Return the class of the nearest mean for x: (N, D) -> (N,); ``known`` is listed by class."""
+    return torch.cdist(x, torch.stack([samples.mean(0) for samples in known])).argmin(1)
+
+
+def nearest(known: list[Tensor], x: Tensor) -> Tensor:
+    """Return the class of the nearest sample for x: (N, D) -> (N,)."""
+    labels = torch.cat([torch.full((len(samples),), k) for k, samples in enumerate(known)])
+    return labels[torch.cdist(x, torch.cat(known)).argmin(1)]
+
+
+def accuracy(
+    pair: Pair, W: Tensor | None, settings: Settings, classify: Classifier = nearest_mean
+) -> float:
     """Return the target's accuracy, with transfer by W or, for None, without the source."""
     generator, found = torch.Generator().manual_seed(0), []
     for _ in range(settings["draws"]):
@@ -172,9 +186,7 @@ def accuracy(pair: Pair, W: Tensor | None, settings: Settings) -> float:
             of_class = [pair.source[pair.labels == k] for k in range(len(known))]
             known = [torch.cat(both) @ W for both in zip(of_class, known, strict=True)]
             x = x @ W
-        means = torch.stack([samples.mean(0) for samples in known])  # (3, D) or (3, r)
-        nearest = torch.cdist(x, means).argmin(1)
-        found.append((nearest == torch.tensor(answers)).double().mean().item())
+        found.append((classify(known, x) == torch.tensor(answers)).double().mean().item())
     return sum(found) / len(found)
 
 
@@ -214,30 +226,43 @@ def _directions(signal: Tensor, r: int, noise: Tensor | None = None) -> Tensor:
 # --- the domains ----------------------------------------------------------------------------------
 
 
-def domains(data: Data, n_features: int) -> list[Domain]:
-    """Return all domains, described by the first principal components of their kind."""
-    raw: dict[str, list[tuple[str, Tensor, list[str]]]] = {"images": [], "sensors": []}
+def past_and_new(
+    data: Data, n_features: int, generator: torch.Generator
+) -> dict[str, list[Domain]]:
+    """Return the domains of the past and the new ones: halves of the images, and of the people.
+
+    Each kind is described by the first principal components of its past half.
+    """
+    raw: dict[str, list[tuple[str, Tensor, list[str], Tensor]]] = {"images": [], "sensors": []}
     for name, part in data.items():
         names = [SAME.get(part.classes[k], part.classes[k]) for k in part.labels.tolist()]
         if isinstance(part, LabelledImages):
-            raw["images"].append((name, part.images.flatten(1).double(), names))
+            early = torch.randperm(len(part), generator=generator) % 2 == 0
+            raw["images"].append((name, part.images.flatten(1).double(), names, early))
         else:
             x = window_features(part.windows)
-            for person in part.people:
+            order = torch.randperm(len(part.people), generator=generator).tolist()
+            for i, person in enumerate(part.people):
                 rows = (part.persons == person).nonzero()[:, 0].tolist()
-                raw["sensors"].append((f"{name} {person}", x[rows], [names[i] for i in rows]))
-    found = []
+                early = torch.full((len(rows),), order[i] % 2 == 0)
+                known = (f"{name} {person}", x[rows], [names[r] for r in rows], early)
+                raw["sensors"].append(known)
+    found: dict[str, list[Domain]] = {"past": [], "new": []}
     for kind, parts in raw.items():
-        pooled = torch.cat([x for _, x, _ in parts])
-        mean, sd = pooled.mean(0), pooled.std(0)
-        scale = sd.clamp(min=1e-6) if kind == "sensors" else torch.ones_like(sd)
-        z = (pooled - mean) / scale
-        basis = torch.linalg.eigh(_scatter(z)).eigenvectors[:, -n_features:]
-        size = (z @ basis).var(0).sum().sqrt()
-        for name, x, names in parts:
+        pooled = torch.cat([x[early] for _, x, _, early in parts])
+        mean = pooled.mean(0)
+        scale = pooled.std(0).clamp(min=1e-6) if kind == "sensors" else torch.ones_like(mean)
+        basis = torch.linalg.eigh(_scatter((pooled - mean) / scale)).eigenvectors[:, -n_features:]
+        size = (((pooled - mean) / scale) @ basis).var(0).sum().sqrt()
+        for name, x, names, early in parts:
             y = ((x - mean) / scale) @ basis / size
-            of_class = {c: y[[n == c for n in names]] for c in dict.fromkeys(names)}
-            found.append(Domain(kind, name, of_class))
+            for when, chosen in (("past", early), ("new", ~early)):
+                if chosen.any():
+                    of_class = {
+                        c: y[chosen & torch.tensor([n == c for n in names])]
+                        for c in dict.fromkeys(names)
+                    }
+                    found[when].append(Domain(kind, name, of_class))
     return found
 
 
@@ -317,7 +342,7 @@ def _small(data: LabelledImages) -> LabelledImages:
 FULL: dict[str, Any] = {
     "sensors": "recorded",
     "past": 100,
-    "new": 60,
+    "new": 40,
     "n_features": 20,
     "n_components": 8,
     "source_per_class": 20,
@@ -329,6 +354,8 @@ FULL: dict[str, Any] = {
 QUICK = FULL | {"sensors": "simulated", "past": 20, "new": 8, "n_samples": 20}
 STRATEGIES = {
     "never": "never",
+    "pooled": "always, without W",
+    "neighbour": "always, nearest neighbour",
     "always": "always the same way",
     "choose": "L2T chooses the way, or none",
     "whether": "L2T decides whether",
@@ -347,6 +374,8 @@ L2T_PAIRS = Experiment(
         Row("risks", "the same way hurts", unit="new pairs, %"),
         Row("hurt", "L2T transfers though it hurts", unit="new pairs, %"),
         Row("missed", "L2T does not though it would help", unit="new pairs, %"),
+        Row("said", "L2T's own W: predicted improvement", unit="ratio"),
+        Row("true", "L2T's own W: real improvement", unit="ratio"),
         Row("rank", "predicted and real improvement", unit="rank correlation"),
     ),
     source="",
