@@ -27,8 +27,8 @@ TINY = module.FULL | {
 
 def images(seed):
     g = torch.Generator().manual_seed(seed)
-    labels = torch.arange(40) % 4
-    pixels = torch.rand(40, 1, 4, 4, generator=g) + labels.view(-1, 1, 1, 1) / 2
+    labels = torch.arange(80) % 4
+    pixels = torch.rand(80, 1, 4, 4, generator=g) + labels.view(-1, 1, 1, 1) / 2
     return LabelledImages(pixels / 3, labels, ("0", "1", "2", "3"), f"noise {seed}")
 
 
@@ -83,7 +83,7 @@ def test_new_pairs_are_of_other_images_and_people(data):
             torch.cat([x for d in world if d.name == name for x in d.samples.values()])
             for world in worlds.values()
         )
-        assert len(past) + len(new) == 40
+        assert len(past) + len(new) == 80
         assert torch.cdist(past, new).min() > 1e-6
 
 
@@ -103,7 +103,7 @@ def test_a_pair_is_two_domains_and_three_classes_of_both(world):
     for seed in range(20):
         pair = draw(world, seed)
         assert torch.bincount(pair.labels).tolist() == [6, 6, 6]
-        assert [len(x) for x in pair.target] == [9, 9, 9]
+        assert all(7 <= len(x) <= 9 for x in pair.target)
         assert pair.source.shape == (18, 5)
         assert not any(torch.equal(s, t) for s in pair.source for t in torch.cat(pair.target))
 
