@@ -74,3 +74,10 @@ def test_what_the_chapter_says_of_logistic_regression_on_the_same_images():
         assert against_pixels("frozen").low > 0
         assert against_pixels("finetuned").low > 0
         assert (against_pixels("scratch").high < 0) == (n < 20)
+
+
+def test_what_the_introduction_says_of_more_labels():
+    """The lead over training from scratch shrinks with the labels, in each seed."""
+    result = load_result("finetune-digits")
+    leads = [result.differences(f"finetuned-{n}", f"scratch-{n}") for n in (1, 5, 20)]
+    assert all(a > b > c for a, b, c in zip(*leads, strict=True))
