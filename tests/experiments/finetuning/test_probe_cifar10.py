@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from tlcourse.data import few_per_class
+from tlcourse.experiments import load_result
 from tlcourse.experiments.finetuning import _parts as parts
 
 
@@ -41,3 +42,31 @@ def test_all_of_a_network_is_fine_tuned_but_its_batchnorm(tmp_path, fits, tiny):
         fixed = {n for n, t in model.state_dict(keep_vars=True).items() if id(t) in statistics}
         assert moved == set(model.state_dict()) - fixed
         assert bool(norms) == (key == "lite0")
+
+
+# --- what the chapter says ------------------------------------------------------------------------
+
+
+def test_what_the_chapter_says_of_the_five_seeds():
+    result = load_result("probe-cifar10")
+    amounts = result.record["settings"]["labels_per_class"]
+    for key in parts.NETWORKS:
+        for n in amounts:
+            assert min(result.differences(f"{key}-probe-{n}", f"scratch-{n}")) > 0
+            assert min(result.differences(f"{key}-finetune-{n}", f"scratch-{n}")) > 0
+            assert min(result.differences(f"{key}-finetune-{n}", f"{key}-probe-{n}")) > 0
+            gain = result.paired(f"{key}-finetune-{n}", f"{key}-probe-{n}")
+            assert (gain.low < 0) == (n == amounts[0])
+
+
+def test_what_the_chapter_says_of_the_gain_with_more_labels():
+    result = load_result("probe-cifar10")
+
+    def grows(key):
+        few, many = (
+            result.differences(f"{key}-finetune-{n}", f"{key}-probe-{n}") for n in (50, 500)
+        )
+        return sum(b > a for a, b in zip(few, many, strict=True))
+
+    assert grows("lite0") == 4
+    assert 1 < grows("squeezenet") < 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tlcourse.experiments import get
+from tlcourse.experiments import get, load_result
 from tlcourse.experiments.finetuning import _parts as parts
 
 
@@ -47,3 +47,24 @@ def test_the_report_s_figures_stand_beside_the_rows_that_they_are_of():
     assert paper == dict.fromkeys(heads, 77.0) | dict.fromkeys(second, 97.0)
     for name in ("probe-cifar10", "finetune-digits"):
         assert all(row.paper is None for row in get(name).rows)
+
+
+def test_what_the_chapter_says_of_the_five_seeds():
+    result = load_result("unfreeze-cifar10")
+    stages = {
+        "squeezenet": ("head", "fire9", "fire8", "fires6-7", "all"),
+        "lite0": ("head", "top", "stage7", "stages5-6", "all"),
+    }
+
+    def always(better, worse):
+        return min(result.differences(better, worse)) > 0
+
+    adds = []
+    for key, steps in stages.items():
+        assert always(f"{key}-head", "scratch")
+        assert always(f"{key}-all", f"{key}-head")
+        pairs = zip(steps[1:], steps, strict=False)
+        adds += [f"{key}-{b}" for b, a in pairs if always(f"{key}-{b}", f"{key}-{a}")]
+        second = result.paired(f"{key}-{steps[2]}", f"{key}-{steps[0]}")
+        assert second.high < 20  # the source's step from the head alone to two layers
+    assert adds == ["squeezenet-fires6-7", "squeezenet-all", "lite0-top", "lite0-stages5-6"]
