@@ -162,28 +162,15 @@ def test_claim_fine_tuning_is_beyond_both_baselines(claim, recorded):
 
 
 @pytest.mark.claim("claim-spottune-digits-behind")
-def test_claim_spottune_stays_behind_fine_tuning(claim, recorded):
-    for n in (5, 40):
-        claim.better(recorded, f"finetune-{n}", f"spottune-{n}")
+def test_claim_spottune_stays_behind_fine_tuning_with_forty_labels(claim, recorded):
+    claim.better(recorded, "finetune-40", "spottune-40")
+    claim.no_difference(recorded, "finetune-5", "spottune-5", within=2)
 
 
 @pytest.mark.claim("claim-spottune-digits-random")
 def test_claim_coins_do_as_well(claim, recorded):
-    claim.no_difference(recorded, "spottune-5", "random-5", within=4)
-    claim.no_difference(recorded, "spottune-40", "random-40", within=2)
-
-
-@pytest.mark.claim("claim-spottune-digits-others")
-def test_claim_another_images_decisions_do_as_well(claim, recorded):
     for n in (5, 40):
-        claim.no_difference(recorded, f"others-{n}", f"spottune-{n}", within=1)
-
-
-@pytest.mark.claim("claim-spottune-digits-global")
-def test_claim_the_same_blocks_for_all_are_better(claim, recorded):
-    for n in (5, 40):
-        claim.better(recorded, f"global-k-{n}", f"spottune-{n}")
-        claim.no_difference(recorded, f"global-k-{n}", f"finetune-{n}", within=1.5)
+        claim.no_difference(recorded, f"spottune-{n}", f"random-{n}", within=2)
 
 
 @pytest.mark.claim("claim-spottune-digits-simple")
@@ -193,9 +180,26 @@ def test_claim_simpler_ways_are_no_different_from_fine_tuning(claim, recorded):
             claim.no_difference(recorded, f"{way}-{n}", f"finetune-{n}", within=1)
 
 
-def test_with_forty_labels_nearly_all_images_leave_the_early_blocks_frozen(recorded):
-    for block in ("stem", "stage1"):
-        assert set(recorded[f"share-{block}-40"].values) == {0.0}
-    assert max(recorded["share-stage2-40"].values) < 20
-    shares = recorded["share-stage3-40"].values
-    assert sum(share == 100 for share in shares) == 4
+@pytest.mark.claim("claim-spottune-digits-others")
+def test_claim_another_images_decisions_do_as_well(claim, recorded):
+    for n in (5, 40):
+        claim.no_difference(recorded, f"others-{n}", f"spottune-{n}", within=0.5)
+
+
+@pytest.mark.claim("claim-spottune-digits-all")
+def test_claim_to_tune_everything_is_better_than_to_ask(claim, recorded):
+    claim.better(recorded, "all-tuned-40", "spottune-40")
+
+
+@pytest.mark.claim("claim-spottune-digits-global")
+def test_claim_the_same_blocks_for_all_are_better(claim, recorded):
+    for n in (5, 40):
+        claim.better(recorded, f"global-k-{n}", f"spottune-{n}")
+        claim.no_difference(recorded, f"global-k-{n}", f"finetune-{n}", within=1.5)
+
+
+def test_what_is_tuned_differs_from_run_to_run(recorded):
+    for n in (5, 40):
+        shares = recorded[f"share-stem-{n}"].values
+        assert min(shares) == 0
+        assert max(shares) > 90
