@@ -199,6 +199,16 @@ def test_claim_shuffled_experiences_do_the_same(claim, recorded):
     claim.no_difference(recorded, "shuffled", "never", within=0.1)
 
 
+@pytest.mark.claim("claim-l2t-always")
+def test_claim_to_decide_is_ahead_of_always_on_average(claim, recorded):
+    claim.on_average(recorded, "whether", "always", seeds=8)
+
+
+@pytest.mark.claim("claim-l2t-search")
+def test_claim_the_searched_w_is_behind_never_on_average(claim, recorded):
+    claim.on_average(recorded, "never", "search", seeds=8)
+
+
 @pytest.mark.claim("claim-l2t-room")
 def test_claim_hindsight_is_ahead(claim, recorded):
     for strategy in ("never", "always", "whether", "choose"):
