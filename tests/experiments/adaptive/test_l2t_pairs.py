@@ -108,6 +108,12 @@ def test_a_pair_is_two_domains_and_three_classes_of_both(world):
         assert not any(torch.equal(s, t) for s in pair.source for t in torch.cat(pair.target))
 
 
+def test_domains_without_three_classes_in_common_are_named(world):
+    settings = {**TINY, "labels_per_class": 100}
+    with pytest.raises(ValueError, match="No two domains of (images|sensors) have three classes"):
+        module.draw_pair(world, torch.Generator().manual_seed(0), settings)
+
+
 def test_every_way_gives_orthonormal_directions_without_labels(world):
     pair = draw(world)
     turned = module.Pair(pair.source, pair.labels.roll(6), pair.target[::-1])

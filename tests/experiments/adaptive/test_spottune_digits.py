@@ -95,6 +95,16 @@ def test_only_learning_from_scratch_sees_shifted_images(monkeypatch):
     assert seen[1:] == [None, None]
 
 
+def test_feature_extraction_has_a_rate_of_its_own(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        module, "fit", lambda *_, optimizer, **__: seen.update(lr=optimizer.param_groups[0]["lr"])
+    )
+    for way in ("extraction", "finetune", "l2-sp", "spottune", "random", "scratch"):
+        module.learn(way, FEW, TINY, 1, 0)
+        assert seen["lr"] == (0.01 if way == "extraction" else 0.03)
+
+
 def test_l2_sp_pulls_the_backbone_to_the_source_and_not_the_head():
     model = Classifier(module.glyph_network(progress=False).backbone, 3)
     objective = module.l2_sp(model, 0.5)

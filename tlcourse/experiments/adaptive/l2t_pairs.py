@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from tlcourse.adaptive import Experience, LearningToTransfer
-from tlcourse.data import (
-    LabelledImages,
-    Windows,
-    digits,
-    dsa,
-    glyphs,
-    hapt,
-    imu,
-    mnist5k,
-)
+from tlcourse.data import LabelledImages, Windows, digits, dsa, glyphs, hapt, imu, mnist5k
 from tlcourse.experiments._engine.experiment import Data, Experiment, Row, Settings
 
 # Activities that go by two names.
@@ -282,19 +274,23 @@ def draw_pair(world: list[Domain], generator: torch.Generator, settings: Setting
     def any_of(n: int, k: int) -> list[int]:
         return torch.randperm(n, generator=generator)[:k].tolist()
 
+    def common(a: Domain, b: Domain) -> list[str]:
+        counts = [(c, min(len(x), len(b.samples.get(c, ())))) for c, x in a.samples.items()]
+        return [c for c, n in counts if n >= settings["labels_per_class"] + 5]
+
     kind = ("images", "sensors")[any_of(2, 1)[0]]
     pool = [d for d in world if d.kind == kind]
-    needed = settings["labels_per_class"] + 5
-    while True:
+    if not any(len(common(a, b)) >= 3 for a, b in permutations(pool, 2)):
+        raise ValueError(
+            f"No two domains of {kind} have three classes in common, with "
+            f"{settings['labels_per_class'] + 5} samples of each; a pair needs that. Give larger "
+            "sets, or fewer labels_per_class."
+        )
+    shared: list[str] = []
+    while len(shared) < 3:
         a, b = (pool[i] for i in any_of(len(pool), 2))
-        common = [
-            c
-            for c in a.samples
-            if len(a.samples[c]) >= needed and len(b.samples.get(c, ())) >= needed
-        ]
-        if len(common) >= 3:
-            break
-    classes = [common[i] for i in any_of(len(common), 3)]
+        shared = common(a, b)
+    classes = [shared[i] for i in any_of(len(shared), 3)]
     source = [
         x[any_of(len(x), settings["source_per_class"])] for x in (a.samples[c] for c in classes)
     ]

@@ -393,10 +393,7 @@ SPOTTUNE_HAR = _experiment(
         },
     ),
     source="Chen, Guo and Konti, project report, section 4",
-    settings={
-        "quick": FULL | {"cases": QUICK_CASES, "source_epochs": 10, "trees": 100},
-        "full": FULL,
-    },
+    settings={"quick": QUICK, "full": FULL},
     seeds={"quick": 1, "full": 10},
     load=load_har,
 )
