@@ -223,7 +223,7 @@ def test_claim_hindsight_is_ahead(claim, recorded):
 
 @pytest.mark.claim("claim-l2t-neighbour")
 def test_claim_the_nearest_neighbour_is_better(claim, recorded):
-    for strategy in ("never", "whether", "choose"):
+    for strategy in ("never", "whether", "choose", "search", "shuffled"):
         claim.better(recorded, "neighbour", strategy)
 
 
