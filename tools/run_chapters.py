@@ -109,11 +109,19 @@ def run_chapters(paths: Iterable[Path], cache: Path) -> list[str]:
 
     After a failure no other chapter is begun. Those that ran stay in the cache.
     """
-    import nbformat
     from jupyter_cache import get_cache  # type: ignore[import-untyped]
-    from jupyter_cache.base import CacheBundleIn  # type: ignore[import-untyped]
 
     store = get_cache(str(cache))
+    try:
+        return _run_into(store, paths)
+    finally:
+        store.db.dispose()  # jupyter-cache leaves its database open, which Python 3.13 warns of
+
+
+def _run_into(store: Any, paths: Iterable[Path]) -> list[str]:
+    import nbformat
+    from jupyter_cache.base import CacheBundleIn  # type: ignore[import-untyped]
+
     waiting = []
     for path in paths:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -13,6 +14,15 @@ import pytest
 import run_chapters
 import yaml
 from notebooks import BOOK, CELL_TIMEOUT, ROOT
+
+
+@contextlib.contextmanager
+def opened(cache):
+    from jupyter_cache import get_cache
+
+    store = get_cache(str(cache))
+    yield store
+    store.db.dispose()
 
 
 def write(path, *cells):
@@ -52,10 +62,9 @@ def test_chapters_run_once_and_side_by_side(here, capsys):
     assert run_chapters.run_chapters(paths, here / "cache") == []
     assert capsys.readouterr().out == ""
 
-    from jupyter_cache import get_cache
-
     notebook = nbformat.read(paths[1], as_version=4)
-    _, merged = get_cache(str(here / "cache")).merge_match_into_notebook(notebook)
+    with opened(here / "cache") as store:
+        _, merged = store.merge_match_into_notebook(notebook)
     assert merged.cells[2].outputs[0]["text"] == "two\n"
 
 
@@ -69,14 +78,14 @@ def test_a_page_in_markdown_runs_as_mystnb_reads_it(here):
     assert run_chapters.has_cells(page)
     assert run_chapters.run_chapters([page], here / "cache") == []
 
-    from jupyter_cache import get_cache
     from myst_nb.core.config import NbParserConfig
     from myst_nb.core.read import create_nb_reader
     from myst_parser.config.main import MdParserConfig
 
     text = page.read_text("utf-8")
     reader = create_nb_reader(str(page), MdParserConfig(), NbParserConfig(), text)
-    _, merged = get_cache(str(here / "cache")).merge_match_into_notebook(reader.read(text))
+    with opened(here / "cache") as store:
+        _, merged = store.merge_match_into_notebook(reader.read(text))
     assert merged.cells[1].outputs[0]["data"]["text/plain"] == "2"
 
     page.write_text("# Title\n", encoding="utf-8")

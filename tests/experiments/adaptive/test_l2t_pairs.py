@@ -177,6 +177,66 @@ def test_shuffled_experiences_have_the_same_pairs_in_another_order(data, monkeyp
     assert sorted(before) == sorted(after)
 
 
+def test_the_strategies(monkeypatch):
+    """Two past pairs say that way a is the best; of two new ones it helps the first alone."""
+    x = torch.zeros(4, 2, dtype=torch.float64)
+    pairs = [module.Pair(x + i, torch.zeros(4), [x + i]) for i in range(4)]
+    Ws = {way: torch.eye(2, dtype=torch.float64) for way in ("a", "b")}
+    lived = [
+        {"never": 0.5, "a": 0.6, "b": 0.2},
+        {"never": 0.5, "a": 0.4, "b": 0.3},
+        {"never": 0.5, "a": 0.6, "b": 0.8},
+        {"never": 0.5, "a": 0.4, "b": 0.1},
+    ]
+    said = {2: {"a": 1.1, "b": 1.2, "own": 0.9}, 3: {"a": 1.3, "b": 0.7, "own": 1.1}}
+
+    class Knows(LearningToTransfer):
+        made = 0
+
+        def fit(self, experiences):
+            self.shuffled, Knows.made = Knows.made == 1, Knows.made + 1
+            return self
+
+        def infer(self, *_, **__):
+            return Ws["a"]
+
+    def predictions(l2t, pair, Ws):
+        return {w: 0.5 if l2t.shuffled else said[int(pair.source[0, 0])][w] for w in Ws}
+
+    draws = iter(pairs)
+    monkeypatch.setattr(module, "LearningToTransfer", Knows)
+    monkeypatch.setattr(module, "past_and_new", lambda *_: {"past": [], "new": []})
+    monkeypatch.setattr(module, "draw_pair", lambda *_: next(draws))
+    monkeypatch.setattr(module, "_lived", lambda pair, _: (pair, Ws, lived[int(pair.source[0, 0])]))
+    monkeypatch.setattr(module, "_predictions", predictions)
+    monkeypatch.setattr(
+        module,
+        "accuracy",
+        lambda pair, W, settings, classify=module.nearest_mean: (
+            0.9 if classify is module.nearest else 0.3
+        ),
+    )
+    found = module.run_seed({}, {**TINY, "past": 2, "new": 2}, 0, None)
+    expected = {
+        "never": 50,
+        "pooled": 30,
+        "neighbour": 90,
+        "always": 50,  # 60 and 40
+        "choose": 60,  # b: 80, then a: 40
+        "whether": 50,  # a both times
+        "search": 40,  # not the first time, and 30 the second
+        "shuffled": 50,  # never
+        "hindsight": 65,  # 80, and 50 without transfer
+        "risks": 50,
+        "hurt": 50,
+        "missed": 0,
+        "said": 1.0,
+        "true": 0.6,
+    }
+    assert {key: found[key] for key in expected} == pytest.approx(expected)
+    assert found["rank"] == pytest.approx(0.4)  # ranks 2 3 4 1 and 3 4 2 1
+
+
 def test_window_features():
     t = torch.arange(125) / 125
     x = torch.stack([3 + torch.sin(2 * torch.pi * 10 * t), torch.zeros(125)], dim=1)[None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import pytest
 import torch
@@ -124,6 +125,7 @@ def test_what_each_way_trains(way, moves, nets, tmp_path):
     module.learn(model, way, train, 1, HOW, 0, tmp_path / way)
     parts = [name.rsplit(".", 1)[0] for name in changed(model, before)]
     assert set(parts) == moves
+    assert model.backbone.pool == (1 if way == "steps" else HOW["pool"])
 
 
 @pytest.mark.parametrize(
@@ -140,6 +142,8 @@ def test_what_spottune_trains(way, groups, nets, tmp_path):
     if way == "warm":
         model.eval()
         assert model.decide(train.windows).mean() > 0.9
+        lean = model.agent(train.windows).unflatten(1, (-1, 2)).diff(dim=2)
+        assert lean.mean().item() == pytest.approx(math.log(9), abs=0.5)  # tuned with p = 0.9
     before = snapshot(model)
     # In the first step both copies are the same, and no decision has a gradient.
     module.learn(model, way, train, 2, HOW, 0, tmp_path / way)
@@ -175,8 +179,28 @@ def test_the_policy_is_counted_by_layer_activity_and_person(nets):
     assert [found[f"tuned-lstm1-{k}"] for k in range(6)] == [0, 0, 0, 0, 0, 100]
     assert found["paths"] == pytest.approx(100 / 6)
     assert found["people-lstm1"] == 0  # one person
-    forced = model.classify(test.windows, torch.ones(len(test), 3)).argmax(1)
-    assert found["all-tuned"] == pytest.approx(100 * (forced == test.labels).float().mean().item())
+
+
+def test_decisions_are_forced_to_one_or_the_other(nets):
+    net, agent, _, test = nets
+    model = module.make("spottune", net, agent, 6, HOW, 0).eval()
+
+    def classify(_, decisions):  # right where all is tuned, class 0 where all is frozen
+        answer = test.labels * decisions[:, 0].long()
+        return torch.nn.functional.one_hot(answer, 6).float()
+
+    model.classify = classify
+    found = module.policy(model, test)
+    assert (found["all-tuned"], found["all-frozen"]) == pytest.approx((100, 100 / 6))
+
+
+def test_the_loss_is_that_of_the_labels(data):
+    test = data["target-matched"]
+    sure = torch.nn.functional.one_hot(test.labels, 6).float()
+    answers = torch.nn.Module()
+    answers.forward = lambda x: 3 * sure[: len(x)]
+    expected = math.log(math.e**3 + 5) - 3
+    assert module.log_loss(answers, test) == pytest.approx(expected, rel=1e-5)
 
 
 def test_simple_features():

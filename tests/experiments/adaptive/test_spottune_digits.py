@@ -105,6 +105,20 @@ def test_feature_extraction_has_a_rate_of_its_own(monkeypatch):
         assert seen["lr"] == (0.01 if way == "extraction" else 0.03)
 
 
+def test_l2_sp_stands_in_the_place_of_weight_decay(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        module,
+        "fit",
+        lambda *_, optimizer, **__: seen.update(
+            decays=[group["weight_decay"] for group in optimizer.param_groups]
+        ),
+    )
+    for way, decays in (("l2-sp", [5e-4, 0]), ("finetune", [5e-4, 5e-4])):  # head, backbone
+        module.learn(way, FEW, TINY, 1, 0)
+        assert seen["decays"] == decays
+
+
 def test_l2_sp_pulls_the_backbone_to_the_source_and_not_the_head():
     model = Classifier(module.glyph_network(progress=False).backbone, 3)
     objective = module.l2_sp(model, 0.5)
@@ -144,6 +158,32 @@ def test_decisions_can_be_forced():
     assert module.routed(model, TEST, torch.zeros(9, 4)) == pytest.approx(
         100 * frozen.double().mean().item()
     )
+
+
+def test_which_decisions_a_trained_policy_is_tested_with(monkeypatch):
+    own = (
+        torch.arange(9)[:, None] // torch.tensor([1, 2, 4, 8]) % 2
+    ).float()  # (9, 4), all rows differ
+    asked = []
+    monkeypatch.setattr(module, "learn", lambda way, *_: way)
+    monkeypatch.setattr(module, "per_cent", lambda *_: 0.0)
+    monkeypatch.setattr(module, "decided", lambda *_: own)
+    monkeypatch.setattr(
+        module, "routed", lambda model, _, decisions: asked.append((model, decisions)) or 0.0
+    )
+    settings = TINY | {"labels_per_class": [2], "epochs": [1]}
+    found = module.run_seed({"train": FEW, "test": TEST}, settings, 0, None)
+    assert [model for model, _ in asked] == ["random", "global-k", *["spottune"] * 4]
+    coins, same, spottune, ones, zeros, others = (decisions for _, decisions in asked)
+    assert set(coins.unique().tolist()) == {0, 1}
+    assert torch.equal(same, own)
+    assert torch.equal(spottune, own)
+    assert (ones == 1).all()
+    assert (zeros == 0).all()
+    assert not torch.equal(others, own)
+    assert sorted(others.tolist()) == sorted(own.tolist())
+    assert found["share-stem-2"] == pytest.approx(100 * 4 / 9)
+    assert found["one-path-2"] == pytest.approx(100 / 9)
 
 
 def test_logistic_regression_on_pixels():

@@ -81,8 +81,7 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
                 history = learn(model, way, train, epochs, how, seed, folder / key, watch)
                 found[key] = per_cent(answers(model), test)
                 if case == "report" and budget == "short":
-                    log_probs = predict(answers(model), test).log_softmax(1)
-                    found[f"loss-{way}"] = float(nll_loss(log_probs, test.labels))
+                    found[f"loss-{way}"] = log_loss(answers(model), test)
                     if way == "scratch":
                         early = {e: history.rows[e - 1]["test"] for e in EARLY}
                         found |= {f"scratch-epoch-{e}": value for e, value in early.items()}
@@ -191,6 +190,11 @@ def answers(model: Any) -> nn.Module:
     """Return what classifies: the model, or SpotTune without its decisions."""
     classifier: nn.Module = model.classifier() if isinstance(model, SpotTune) else model
     return classifier
+
+
+def log_loss(model: nn.Module, test: Windows) -> float:
+    """Return the negative log-likelihood of the test, for logits and log-probabilities alike."""
+    return float(nll_loss(predict(model, test).log_softmax(1), test.labels))
 
 
 def policy(model: SpotTune, test: Windows) -> dict[str, float]:
