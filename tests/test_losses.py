@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tlcourse
 from tlcourse._modes import evaluating
+from tlcourse.adaptation import ccsa_loss, coral_loss, difference_loss, entropy_loss
 from tlcourse.adaptive import SpotTune, SpotTuneLSTM, SpotTuneResNet, global_k_loss
 from tlcourse.continual import (
     LearningWithoutForgetting,
@@ -225,6 +226,17 @@ def of_spottune(kind: type[SpotTune], source: Callable[[], nn.Module], *shape: i
     return Call(lambda *batch: model.loss(batch), tensors, (), ("x", "y"), [model], draws=True)
 
 
+def of_domains(loss: Callable[..., Tensor]) -> Call:
+    return Call(
+        loss, {"source": numbers(N, D), "target": numbers(N, D, seed=1)}, ("source", "target")
+    )
+
+
+def of_pairs(**settings: object) -> Call:
+    tensors = {"source": numbers(N, D), "ys": LABELS, "target": numbers(N, D, seed=1), "yt": LABELS}
+    return Call(partial(ccsa_loss, **settings), tensors, ("source", "target"), ("ys", "yt"))
+
+
 def small_lstm() -> nn.Module:
     return LSTMClassifier(4, n_channels=2, n_steps=5, width=4, n_layers=2)
 
@@ -267,6 +279,10 @@ CALLS: dict[str, list[Callable[[], Call]]] = {
     "SpotTuneResNet": [
         partial(of_spottune, SpotTuneResNet, lambda: SmallResNet(4, width=2), 1, 16, 16)
     ],
+    "coral_loss": [partial(of_domains, coral_loss)],
+    "difference_loss": [partial(of_domains, difference_loss)],
+    "entropy_loss": [lambda: Call(entropy_loss, {"logits": numbers(N, K)}, ("logits",))],
+    "ccsa_loss": [partial(of_pairs, margin=9.0), partial(of_pairs, mode="code")],
     "SpotTuneLSTM": [partial(of_spottune, SpotTuneLSTM, small_lstm, 5, 2)],
 }
 
