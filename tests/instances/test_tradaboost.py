@@ -125,7 +125,7 @@ def test_a_round_no_better_than_a_guess_leaves_the_target_alone_and_the_source_l
 
 
 def test_a_source_that_fills_the_first_rounds_gets_no_vote():
-    """With so many opposite samples the learner agrees with the source, which then loses nothing."""
+    """Of so many opposite samples the learner is right, and they lose nothing."""
     (Xs, ys), (X, y) = domains(400, 20)
     tree = DecisionTreeClassifier(max_depth=2, random_state=0)
     with pytest.warns(RuntimeWarning, match="No round"):
