@@ -27,7 +27,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tlcourse
 from tlcourse._modes import evaluating
-from tlcourse.adaptation import ccsa_loss, coral_loss, difference_loss, entropy_loss
+from tlcourse.adaptation import (
+    DAN,
+    DANN,
+    RTN,
+    DeepCORAL,
+    ccsa_loss,
+    coral_loss,
+    difference_loss,
+    entropy_loss,
+)
 from tlcourse.adaptive import SpotTune, SpotTuneLSTM, SpotTuneResNet, global_k_loss
 from tlcourse.continual import (
     LearningWithoutForgetting,
@@ -237,6 +246,15 @@ def of_pairs(**settings: object) -> Call:
     return Call(partial(ccsa_loss, **settings), tensors, ("source", "target"), ("ys", "yt"))
 
 
+def of_aligned(make: Callable[..., nn.Module], **settings: object) -> Call:
+    torch.manual_seed(0)
+    model = make(Network(0).backbone, K, IMAGES.images, **settings)
+    if isinstance(model, DANN):
+        model.step += 1
+    tensors = {"x": numbers(N, 1, 2, 3), "y": LABELS}
+    return Call(lambda *batch: model.loss(batch), tensors, (), ("x", "y"), [model], draws=True)
+
+
 def small_lstm() -> nn.Module:
     return LSTMClassifier(4, n_channels=2, n_steps=5, width=4, n_layers=2)
 
@@ -279,6 +297,10 @@ CALLS: dict[str, list[Callable[[], Call]]] = {
     "SpotTuneResNet": [
         partial(of_spottune, SpotTuneResNet, lambda: SmallResNet(4, width=2), 1, 16, 16)
     ],
+    "DAN": [partial(of_aligned, DAN)],
+    "DANN": [partial(of_aligned, DANN, steps=4)],
+    "DeepCORAL": [partial(of_aligned, DeepCORAL)],
+    "RTN": [partial(of_aligned, RTN)],
     "coral_loss": [partial(of_domains, coral_loss)],
     "difference_loss": [partial(of_domains, difference_loss)],
     "entropy_loss": [lambda: Call(entropy_loss, {"logits": numbers(N, K)}, ("logits",))],
@@ -557,6 +579,7 @@ def test_vmap_runs_over_several_at_once(make):
 
 # fit reads their sum; at a weight of 0, recorded answers are not looked at.
 UNCHECKED = {"dense_losses", "JointFineTuning", "SpotTune", "LearningWithoutForgetting-1"}
+UNCHECKED |= {"-DAN-", "-DANN-", "-DeepCORAL-", "-RTN-"}
 
 
 @each_loss

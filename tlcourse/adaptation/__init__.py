@@ -1,18 +1,23 @@
 """Domain adaptation: a target that looks another way, without labels or with a few."""
 
-from tlcourse.adaptation.adversarial import reversal_schedule, reverse_gradient
+from tlcourse.adaptation.adversarial import DANN, reversal_schedule, reverse_gradient
 from tlcourse.adaptation.ccsa import ccsa_loss
-from tlcourse.adaptation.coral import coral_loss
+from tlcourse.adaptation.coral import DeepCORAL, coral_loss
+from tlcourse.adaptation.dan import DAN
 from tlcourse.adaptation.mmd import (
     gaussian_kernel,
     median_bandwidth,
     mmd2,
     optimal_kernel_weights,
 )
-from tlcourse.adaptation.residual import entropy_loss, joint_mmd2
+from tlcourse.adaptation.residual import RTN, entropy_loss, joint_mmd2
 from tlcourse.adaptation.separation import difference_loss, scale_invariant_error
 
 __all__ = [
+    "DAN",
+    "DANN",
+    "RTN",
+    "DeepCORAL",
     "ccsa_loss",
     "coral_loss",
     "difference_loss",

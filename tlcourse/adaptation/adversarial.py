@@ -10,14 +10,16 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from tlcourse._checks import check_number
+from tlcourse._checks import check_int, check_number, widened
+from tlcourse.adaptation.aligned import Aligned
 
 
 class _Reversal(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, strength: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, strength: float | Tensor) -> Tensor:
         ctx.strength = strength
         return x.view_as(x)
 
@@ -26,7 +28,7 @@ class _Reversal(torch.autograd.Function):
         return -ctx.strength * gradients[0], None
 
 
-def reverse_gradient(features: Tensor, strength: float = 1.0) -> Tensor:
+def reverse_gradient(features: Tensor, strength: float | Tensor = 1.0) -> Tensor:
     r"""Return the features as they are; their gradient comes back times :math:`-\lambda`.
 
     .. math:: R(z) = z, \qquad \frac{\partial R}{\partial z} := -\lambda I
@@ -36,7 +38,7 @@ def reverse_gradient(features: Tensor, strength: float = 1.0) -> Tensor:
     features
         :math:`z`, of any shape.
     strength
-        :math:`\lambda`, at least 0; 0 lets nothing through.
+        :math:`\lambda`, at least 0, a number or a scalar; 0 lets nothing through.
 
     Raises
     ------
@@ -55,7 +57,8 @@ def reverse_gradient(features: Tensor, strength: float = 1.0) -> Tensor:
     >>> z.grad
     tensor([-0.5000, -0.5000])
     """
-    check_number("strength", strength, low=0)
+    if not isinstance(strength, Tensor):
+        check_number("strength", strength, low=0)
     reversed_: Tensor = _Reversal.apply(features, strength)
     return reversed_
 
@@ -91,3 +94,71 @@ def reversal_schedule(progress: float, gamma: float = 10.0) -> float:
     check_number("progress", progress, low=0, high=1)
     check_number("gamma", gamma, above=0)
     return 2 / (1 + math.exp(-gamma * progress)) - 1
+
+
+class DANN(Aligned):
+    r"""Align the features against a classifier of the domain.
+
+    .. math::
+
+        \mathcal{A} = -\frac{1}{2 N} \sum_{n=1}^{2 N} \log p(d_n \mid R(\phi(x_n)))
+
+    where
+
+    - :math:`d`: the domain of an image, source or target;
+    - the probability is that of a network of two layers, which learns it;
+    - :math:`R`: the reversal of the gradient, whose strength rises with the part of all steps that
+      is done, see :func:`reversal_schedule`.
+
+    Parameters
+    ----------
+    backbone, n_classes, target, weight
+        As of :class:`~tlcourse.adaptation.aligned.Aligned`.
+    steps
+        How many steps the training will have, at least 1: epochs times batches an epoch.
+    hidden
+        Units of the domain classifier's first layer.
+
+    References
+    ----------
+    Ganin et al. (2016), equation 18.
+
+    Examples
+    --------
+    >>> from tlcourse.data import digits, glyphs
+    >>> from tlcourse.models import SmallResNet
+    >>> source, target = glyphs(90, 1)[0], digits()[0]
+    >>> model = DANN(SmallResNet(45).backbone, source.n_classes, target.images, steps=100)
+    >>> model.loss(source[:8]).shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        n_classes: int,
+        target: Tensor,
+        *,
+        steps: int,
+        weight: float = 1.0,
+        hidden: int = 64,
+    ) -> None:
+        super().__init__(backbone, n_classes, target, weight=weight)
+        check_int("steps", steps, low=1)
+        check_int("hidden", hidden, low=1)
+        self.steps = steps
+        n_features = self.head.in_features
+        self.domain = nn.Sequential(nn.Linear(n_features, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        self.step: Tensor
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # kept in checkpoints
+
+    def alignment(self, source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the cross-entropy of the domain, and count a step of training."""
+        # As `reversal_schedule`, on the model's device: nothing waits for a count.
+        strength = (5 * (self.step / self.steps).clamp_max(1)).tanh()
+        self.step += self.training
+        features = reverse_gradient(torch.cat([source[0], target[0]]), strength)  # (2 N, D)
+        domains = torch.ones(len(features), device=features.device)
+        domains[len(source[0]) :] = 0
+        logits = widened(self.domain(features).squeeze(1))
+        return F.binary_cross_entropy_with_logits(logits, domains.to(logits))

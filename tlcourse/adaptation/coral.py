@@ -6,6 +6,7 @@ from torch import Tensor
 
 from tlcourse._checks import check_finite
 from tlcourse.adaptation._parts import check_features, product
+from tlcourse.adaptation.aligned import Aligned
 
 
 def coral_loss(source: Tensor, target: Tensor) -> Tensor:
@@ -56,3 +57,30 @@ def coral_loss(source: Tensor, target: Tensor) -> Tensor:
 def _covariance(z: Tensor) -> Tensor:
     centred = z - z.mean(0)
     return product(centred.T, centred) / (len(z) - 1)
+
+
+class DeepCORAL(Aligned):
+    """Align the logits by their covariances.
+
+    Parameters
+    ----------
+    backbone, n_classes, target, weight
+        As of :class:`~tlcourse.adaptation.aligned.Aligned`.
+
+    References
+    ----------
+    Sun and Saenko (2016), section 3.
+
+    Examples
+    --------
+    >>> from tlcourse.data import digits, glyphs
+    >>> from tlcourse.models import SmallResNet
+    >>> source, target = glyphs(90, 1)[0], digits()[0]
+    >>> model = DeepCORAL(SmallResNet(45).backbone, source.n_classes, target.images)
+    >>> model.loss(source[:8]).shape
+    torch.Size([])
+    """
+
+    def alignment(self, source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the logits' correlation loss."""
+        return coral_loss(source[1], target[1])

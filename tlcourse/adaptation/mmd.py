@@ -95,7 +95,7 @@ def median_bandwidth(x: Tensor, y: Tensor) -> float:
 def mmd2(
     x: Tensor,
     y: Tensor,
-    bandwidths: float | Sequence[float],
+    bandwidths: float | Sequence[float] | Tensor,
     *,
     weights: Tensor | Sequence[float] | None = None,
     estimator: str = "unbiased",
