@@ -34,7 +34,7 @@ help:
 	@printf 'make test-site       build the site, then check its pages\n'
 	@printf 'make test-lowest     unit tests with the oldest versions allowed (takes 6 GB)\n'
 	@printf 'make test-newest     unit tests, notebooks and site with the newest of everything\n'
-	@printf 'make lint            ruff, and the stored form of the notebooks\n'
+	@printf 'make lint            ruff, stored form of the notebooks, spelling\n'
 	@printf 'make types           mypy\n\n'
 	@printf 'make bench           speed, as ratios within one run (CASE=continual for some)\n'
 	@printf 'make measure         record run time and memory of every chapter\n'
@@ -74,7 +74,7 @@ test-newest: ready
 	@$(PY) tools/versions.py newest
 
 lint: ready
-	@$(PY) tools/check.py lint format stored
+	@$(PY) tools/check.py lint format stored spelling
 
 types: ready
 	@$(PY) tools/check.py types

@@ -132,7 +132,7 @@ class UnfreezeSchedule:
                 "Stages go from the head to the earliest layers: is the list the wrong way round?"
             )
         raise ValueError(
-            f"stages never unfreeze the head, {name!r}: the new classes could not be learned. "
+            f"stages never unfreeze the head, {name!r}: the new classes could not be learnt. "
             "Put it in the first stage."
         )
 

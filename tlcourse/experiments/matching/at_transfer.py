@@ -1,6 +1,6 @@
 """Attention transfer between fine-tuned networks: Zagoruyko and Komodakis (2017).
 
-Teacher and student have both learned a source task; the teacher is the larger one. The teacher is
+Teacher and student have both learnt a source task; the teacher is the larger one. The teacher is
 fine-tuned on the target first. Then students with the same first weights are fine-tuned on the same
 target images in three ways: on the labels alone, with distillation (KD), and with attention
 transfer (AT).

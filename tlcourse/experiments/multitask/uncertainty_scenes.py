@@ -1,4 +1,4 @@
-"""Three tasks on one picture: weights by hand, by search, and learned (Kendall et al., 2018).
+"""Three tasks on one picture: weights by hand, by search, and learnt (Kendall et al., 2018).
 
 One small network sees generated scenes and answers three questions about every pixel: what is here
 (cross-entropy), where is the centre of this object (squared error, in pixels), and how far away is
@@ -78,7 +78,7 @@ def run_scenes(
 
 
 class Weighted(nn.Module):
-    """A network for some tasks, and the weights of its losses: fixed, or learned with it."""
+    """A network for some tasks, and the weights of its losses: fixed, or learnt with it."""
 
     def __init__(
         self, tasks: Sequence[str], weights: Sequence[float] | None, n_classes: int, width: int
@@ -117,7 +117,7 @@ def train(
     *,
     epochs: int | None = None,
 ) -> Weighted:
-    """Return a network that learned these tasks with these weights; ``None`` learns them too."""
+    """Return a network that learnt these tasks with these weights; ``None`` learns them too."""
     torch.manual_seed(seed)  # one draw of the trunk for all rows
     model = Weighted(tasks, weights, data.n_classes, settings["width"])
     groups: list[dict[str, Any]] = [{"params": list(model.network.parameters())}]
