@@ -51,7 +51,8 @@ class UnfreezeSchedule:
 
     References
     ----------
-    AC295, *Procedure for Fine-tuning*; NMA, *Results*; Howard and Ruder (2018), section 3.3.
+    Protopapas (AC295), *Procedure for Fine-tuning*; Fayiz et al. (2022), *Results*; Howard and
+    Ruder (2018), section 3.3.
 
     Examples
     --------

@@ -218,7 +218,7 @@ _MEASURES = {
 
 
 def _rows() -> tuple[Row, ...]:
-    """Return a row for every measure of every line of the lecture's table."""
+    """Return a row for every measure of every line of the paper's table 1."""
     table: list[tuple[str, str, dict[str, float]]] = [
         ("alone", "Segmentation only", {"seg": 59.4}),
         ("alone", "Instance only", {"inst": 4.61}),
@@ -247,8 +247,7 @@ UNCERTAINTY_SCENES = Experiment(
     unit="",
     better="lower error, higher IoU",
     rows=_rows(),
-    source="EE807 lecture 11, after Kendall et al. 2018, table 1: Tiny CityScapes; both errors in "
-    "pixels there",
+    source="Kendall, Gal and Cipolla (2018), table 1: Tiny CityScapes; both errors in pixels there",
     settings={"quick": SCENES_QUICK, "full": SCENES},
     seeds={"quick": 1, "full": 3},
     load=load_scenes,
