@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 MARK = re.compile(r"^% course: (\w+)$\n?((?:^% - .+$\n?)*)", re.MULTILINE)
 NOTE = re.compile(r"^% - (\S+): (.+)$", re.MULTILINE)
 ABOUT = "book/reference/about"
+# Without a script, a folded note or solution opens under the pointer or finger, and is else closed.
+FOLDED = (
+    "<noscript><style>.admonition.dropdown:not(:hover) > :not(.admonition-title) "
+    "{ display: none }</style></noscript>"
+)
 
 
 def contents(root: Path) -> dict[str, list[str]]:
@@ -322,6 +327,7 @@ def lead_on(
                 f'<meta property="og:title" content="{title}">\n'
                 f'<meta property="og:description" content="{words}">\n'
             )
+    context["metatags"] = f"{context.get('metatags', '')}\n{FOLDED}\n"
     if ABOUT not in app.env.found_docs:
         return
     about = context["pathto"](ABOUT)
