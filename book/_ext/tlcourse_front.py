@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,16 +126,23 @@ def transfer() -> str:
     return f"{shown.data}\n"
 
 
+@cache
+def images() -> tuple[Any, Any]:
+    """Return printed characters, and the handwritten digits."""
+    from tlcourse.data import digits, glyphs
+
+    return glyphs(n_train=45, n_test=45, seed=0)[0], digits(size=32)[0]
+
+
 def draw_transfer(result: Any, ways: Mapping[str, str], n: int) -> Any:
     """Draw a frame: what the network has read, what it is given, and how well it then reads."""
     import matplotlib.pyplot as plt
     import torch
 
-    from tlcourse.data import digits, few_per_class, glyphs
+    from tlcourse.data import few_per_class
     from tlcourse.plotting import plot_seeds
 
-    source, _ = glyphs(n_train=200, n_test=45, seed=0)
-    train, _ = digits(size=32)
+    source, train = images()
     few = few_per_class(train, n, seed=0)
     order = torch.argsort(few.labels, stable=True)
     wide = 1 if n <= 5 else 2  # images of a digit that stand side by side
