@@ -21,7 +21,7 @@ BOOTSTRAP := tools/bootstrap.py \
 	$(if $(call given,PYTHON),--python "$(call given,PYTHON)")
 
 .PHONY: help ready book test test-unit test-notebooks test-site test-lowest test-newest lint types \
-	lab serve bench measure claims format clean distclean
+	lab serve bench measure claims picture format clean distclean
 
 help:
 	@printf 'make book            run every notebook and build the site\n'
@@ -34,11 +34,12 @@ help:
 	@printf 'make test-site       build the site, then check its pages\n'
 	@printf 'make test-lowest     unit tests with the oldest versions allowed (takes 6 GB)\n'
 	@printf 'make test-newest     unit tests, notebooks and site with the newest of everything\n'
-	@printf 'make lint            ruff, and the stored form of the notebooks\n'
+	@printf 'make lint            ruff, stored form of the notebooks, spelling\n'
 	@printf 'make types           mypy\n\n'
 	@printf 'make bench           speed, as ratios within one run (CASE=continual for some)\n'
 	@printf 'make measure         record run time and memory of every chapter\n'
 	@printf 'make claims          write the figures that marked sentences rest on\n'
+	@printf 'make picture         take the README'"'"'s picture of the built site (needs Chromium)\n'
 	@printf 'make clean           remove what was built\n'
 	@printf 'make distclean       remove the environment .venv too\n\n'
 	@printf 'The first of them sets up .venv. To keep a torch that is installed already:\n'
@@ -74,7 +75,7 @@ test-newest: ready
 	@$(PY) tools/versions.py newest
 
 lint: ready
-	@$(PY) tools/check.py lint format stored
+	@$(PY) tools/check.py lint format stored spelling
 
 types: ready
 	@$(PY) tools/check.py types
@@ -95,6 +96,9 @@ measure: ready
 
 claims: ready
 	@$(PY) -m pytest -q -m claim --record-claims tests/experiments
+
+picture: ready
+	@$(PY) tools/picture.py
 
 format: ready
 	@$(PY) -m ruff check --quiet --fix-only .

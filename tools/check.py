@@ -59,6 +59,12 @@ CHECKS = (
         ("book", "tools"),
     ),
     Check(
+        "spelling",
+        "British spelling",
+        (PYTHON, "tools/spelling.py"),
+        ("book", *CODE, "*.md", "Makefile", "_config.yml"),
+    ),
+    Check(
         "unit",
         "unit tests, doctests, equation tests",
         (

@@ -22,7 +22,7 @@
       .querySelectorAll('.citation-list[role], .citation[role]')
       .forEach((e) => e.removeAttribute('role'));
     // What scrolls sideways can be reached by keyboard.
-    document.querySelectorAll('div.cell_output table, div.math').forEach((e) => {
+    document.querySelectorAll('div.cell_output table, .tl-scroll, div.math').forEach((e) => {
       const box = e.tagName === 'TABLE' ? e.parentElement : e;
       if (box.scrollWidth > box.clientWidth && !box.hasAttribute('tabindex')) {
         box.setAttribute('tabindex', '0');

@@ -287,3 +287,33 @@ def test_the_search_index_knows_every_page():
     missing = [page for page in notebooks.toc() if f'"{page}"' not in index]
     assert not missing
     assert (SITE / "search.html").is_file()
+
+
+def test_every_chapter_says_what_it_is_about_to_a_search_engine():
+    for page, soup in chapters().items():
+        description = soup.find("meta", attrs={"name": "description"})
+        assert description, page
+        assert len(str(description["content"]).split()) > 5, page
+        assert soup.find("link", rel="icon"), page
+
+
+def test_every_page_leads_to_licence_citation_and_code():
+    for page, soup in chapters().items():
+        footer = soup.select_one(".extra_footer")
+        assert footer, page
+        addresses = [str(tag["href"]) for tag in footer.find_all("a", href=True)]
+        for part in ("licence", "citation", "the-code"):
+            assert any(a.endswith(f"#{part}") for a in addresses), (page, part)
+        assert soup.select(".article-header-buttons a[href*='about']"), page
+
+
+def test_the_front_page_shows_transfer_and_a_card_for_each_chapter():
+    front = chapters()["book/index"]
+    assert front.select(".tl-explorer")
+    cards = {str(tag["href"]).partition("#")[0] for tag in front.select(".tl-card a")}
+    missing = [
+        page
+        for page, path in notebooks.sources().items()
+        if path.suffix == ".ipynb" and f"{page.removeprefix('book/')}.html" not in cards
+    ]
+    assert not missing

@@ -1,4 +1,4 @@
-"""The audit: AC295's count, the three statuses, and the comparison of bytes."""
+"""The audit: Protopapas's count, the three statuses, and the comparison of bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tlcourse.finetuning import audit, changed, freeze, snapshot
 
 @pytest.fixture
 def lecture_net():
-    """AC295's example: 32x32x3 images, two convolutions, two dense layers."""
+    """Protopapas's example: 32x32x3 images, two convolutions, two dense layers."""
     model = nn.Module()
     model.conv1 = nn.Conv2d(3, 8, 3, stride=1, padding="same")
     model.conv2 = nn.Conv2d(8, 16, 5, stride=2, padding=2)

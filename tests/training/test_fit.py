@@ -249,7 +249,7 @@ def test_clipping_is_what_one_would_write_by_hand():
 
 
 def test_only_what_is_trained_counts_in_the_norm():
-    """What the optimizer leaves out gets gradients that nobody resets."""
+    """What the optimiser leaves out gets gradients that nobody resets."""
 
     def trained(scale):
         model = make_model()[:1]

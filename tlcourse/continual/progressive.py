@@ -41,7 +41,7 @@ class ProgressiveNetwork(nn.Module):
     - :math:`f`: ReLU; the last layer, which makes the logits, has none;
     - :math:`W_i^{(k)}`: the column's own layer, with bias;
     - :math:`[\cdot]_{j<k}`: the earlier columns' activations, side by side;
-    - :math:`\alpha_{i-1}^{(j)}`: a learned scalar for each earlier column and layer; it begins as a
+    - :math:`\alpha_{i-1}^{(j)}`: a learnt scalar for each earlier column and layer; it begins as a
       small random number, and evens out the columns' different scales;
     - :math:`V_i^{(k)}`: projects them to :math:`n_{i-1}` numbers (a 1 x 1 convolution in "conv"
       columns), so that a column grows only linearly with the columns before it;

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from tlcourse._checks import check_choice, check_int
 
 SMALL_TARGET = 1_000
-"""Fewer target images than this, in total, are few. The sources give no number, but for AC295's
-"few hundred images" as too few to train a VGG16; the round figure above it is our convention."""
+"""Fewer target images than this, in total, are few. The sources give no number, but that Protopapas
+calls a "few hundred images" too few to train a VGG16; the round figure above is our convention."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ _STRATEGIES = {
         train="a new head",
         learning_rate="the head's own usual rate; features can be cached",
         why="The late features fit the new images already, and few images would overfit the rest.",
-        source='"What is Transfer Learning?", section 1.5; CS231n, case 1',
+        source="Zhitomirskiy, section 1.5; CS231n, case 1",
     ),
     ("small", "different"): Strategy(
         case="small and different",
@@ -59,7 +59,7 @@ _STRATEGIES = {
         train="new layers put on an early layer's features, in place of the later layers",
         learning_rate="low for any pre-trained layer that is trained, few epochs",
         why="Late features belong to the old images; early ones (edges, colours) serve any image.",
-        source='"What is Transfer Learning?", section 1.5; CS231n, case 3',
+        source="Zhitomirskiy, section 1.5; CS231n, case 3",
     ),
     ("large", "similar"): Strategy(
         case="large and similar",
@@ -67,8 +67,8 @@ _STRATEGIES = {
         train="the head first, then the whole network, later layers before earlier ones",
         learning_rate="low, and 3 to 10 times lower for each earlier group of layers",
         why="There is enough data to adapt every layer without overfitting, from a good start.",
-        source="AC295, fine-tuning and differential learning rates; NMA, methods 1b; "
-        "CS231n, case 2",
+        source="Protopapas, fine-tuning and differential learning rates; Fayiz et al. (2022), "
+        "methods 1b; CS231n, case 2",
     ),
     ("large", "different"): Strategy(
         case="large and different",
@@ -77,7 +77,7 @@ _STRATEGIES = {
         learning_rate="nearer to that of training from scratch, one rate or a small decay",
         why="The more data and the larger the difference, the more layers must change; "
         "the pre-trained weights help less, as a start.",
-        source="NMA, methods 1b; AC295, basic idea; CS231n, case 4",
+        source="Fayiz et al. (2022), methods 1b; Protopapas, basic idea; CS231n, case 4",
     ),
 }
 
@@ -103,8 +103,9 @@ def strategy(n_target: int, similarity: str) -> Strategy:
 
     References
     ----------
-    "What is Transfer Learning?", section 1.5, gives the two small cases and the low rate; NMA,
-    methods 1b, that more data and more difference ask for more trained layers; AC295 the rates.
+    Zhitomirskiy, *What is Transfer Learning?*, section 1.5, gives the two small cases and the low
+    rate; Fayiz et al. (2022), methods 1b, that more data and more difference ask for more trained
+    layers; Protopapas (AC295) the rates.
     CS231n, *Transfer learning: when and how to fine-tune*, gives all four.
 
     Examples

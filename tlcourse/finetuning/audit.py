@@ -181,7 +181,7 @@ def audit(
 
     References
     ----------
-    AC295 counts parameters layer by layer, *Extremely short review of CNN*.
+    Protopapas (AC295) counts parameters layer by layer, *Extremely short review of CNN*.
 
     Examples
     --------

@@ -72,8 +72,8 @@ def extract_features(
 
     References
     ----------
-    AC295, *Representation Extraction*; "What is Transfer Learning?", section 1.5, last point. In
-    the chapter: ``eq-frozen-features`` and ``eq-caching-cost``.
+    Protopapas (AC295), *Representation Extraction*; "What is Transfer Learning?", section 1.5, last
+    point. In the chapter: ``eq-frozen-features`` and ``eq-caching-cost``.
 
     Examples
     --------

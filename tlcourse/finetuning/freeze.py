@@ -65,8 +65,8 @@ def freeze(module: nn.Module) -> None:
 
     References
     ----------
-    AC295, *Representation Extraction*; Ioffe and Szegedy (2015), section 3.1, for the running
-    statistics. In the chapter: ``eq-frozen-features``, ``eq-momentum-drift``,
+    Protopapas (AC295), *Representation Extraction*; Ioffe and Szegedy (2015), section 3.1, for the
+    running statistics. In the chapter: ``eq-frozen-features``, ``eq-momentum-drift``,
     ``eq-batchnorm-drift``.
 
     Examples

@@ -41,7 +41,7 @@ def layerwise_parameter_groups(
     lr
         Above 0.
     decay
-        At least 1. The lecture's range is 3 to 10.
+        At least 1. Protopapas's range is 3 to 10.
 
     Returns
     -------
@@ -57,8 +57,8 @@ def layerwise_parameter_groups(
 
     References
     ----------
-    AC295, *Differential Learning Rates*; Howard and Ruder (2018), section 3.2, with d = 2.6. In the
-    chapter: ``eq-layerwise-rates``.
+    Protopapas (AC295), *Differential Learning Rates*; Howard and Ruder (2018), section 3.2, with d
+    = 2.6. In the chapter: ``eq-layerwise-rates``.
 
     Examples
     --------

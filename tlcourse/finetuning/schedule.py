@@ -51,7 +51,8 @@ class UnfreezeSchedule:
 
     References
     ----------
-    AC295, *Procedure for Fine-tuning*; NMA, *Results*; Howard and Ruder (2018), section 3.3.
+    Protopapas (AC295), *Procedure for Fine-tuning*; Fayiz et al. (2022), *Results*; Howard and
+    Ruder (2018), section 3.3.
 
     Examples
     --------
@@ -132,7 +133,7 @@ class UnfreezeSchedule:
                 "Stages go from the head to the earliest layers: is the list the wrong way round?"
             )
         raise ValueError(
-            f"stages never unfreeze the head, {name!r}: the new classes could not be learned. "
+            f"stages never unfreeze the head, {name!r}: the new classes could not be learnt. "
             "Put it in the first stage."
         )
 

@@ -1,4 +1,4 @@
-r"""The likelihood behind the learned weights, checked: by algebra, and where it is approximate.
+r"""The likelihood behind the learnt weights, checked: by algebra, and where it is approximate.
 
 For regression the weighted squared error *is* a negative log likelihood. For classification one
 step is an approximation, said to hold for :math:`\sigma \to 1`. Here is what it leaves out.

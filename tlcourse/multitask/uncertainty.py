@@ -2,7 +2,7 @@ r"""Weigh the losses of several tasks by the noise of each (Kendall, Gal and Cip
 
 A sum of losses in different units needs weights. Read each loss as a negative log likelihood with
 one unknown noise level per task, and the weights follow: a task with much noise counts little. The
-levels are learned with the network.
+levels are learnt with the network.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KINDS = ("regression", "classification")
 
 
 class UncertaintyWeighting(nn.Module):
-    r"""Sum the losses of several tasks, each weighed by a learned noise level.
+    r"""Sum the losses of several tasks, each weighed by a learnt noise level.
 
     .. math::
 
@@ -35,11 +35,11 @@ class UncertaintyWeighting(nn.Module):
       cross-entropy, a mean over samples, in nats;
     - :math:`\sigma_i`: for regression the standard deviation of the noise of each dimension, in
       units of the target; for classification the square root of a softmax temperature;
-    - :math:`s_i`, ``log_variances[i]``: learned, 0 at the start. At the optimum it is
+    - :math:`s_i`, ``log_variances[i]``: learnt, 0 at the start. At the optimum it is
       :math:`\log L_i` for regression, :math:`\log 2 L_i` for classification.
 
     The total is a negative log *density*: it falls below 0 as soon as the noise is small, and that
-    is right. Give :attr:`log_variances` to the optimizer beside the network's parameters, without
+    is right. Give :attr:`log_variances` to the optimiser beside the network's parameters, without
     weight decay, which would pull every level to 1.
 
     Parameters

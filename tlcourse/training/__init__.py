@@ -1,4 +1,4 @@
-"""One training loop for every chapter, and the files that keep what it has learned."""
+"""One training loop for every chapter, and the files that keep what it has learnt."""
 
 from tlcourse.training.batches import Batch, loader
 from tlcourse.training.files import load_model, save_model

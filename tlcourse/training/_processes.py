@@ -80,7 +80,7 @@ class Processes:
     def sum_step(self, parameters: Sequence[nn.Parameter], loss: Tensor, part: float) -> Tensor:
         """Make the gradients those of the whole batch, in place, and return its loss.
 
-        A parameter without a gradient in all processes stays without one, as an optimizer skips
+        A parameter without a gradient in all processes stays without one, as an optimiser skips
         it; where only this process lacks it, its part is 0.
         """
         if self.count == 1:

@@ -147,7 +147,7 @@ class Checkpoint:
         _write_file(self.path, tensors, {"kind": "checkpoint", "state": json.dumps(state)})
 
     def restore(self) -> list[dict[str, float]]:
-        """Put the file's state into model and optimizer, and return the epochs that are done."""
+        """Put the file's state into model and optimiser, and return the epochs that are done."""
         if not self.path.exists():
             return []
         remedy = "Delete the file to start again, or choose another path."

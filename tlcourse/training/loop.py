@@ -100,7 +100,7 @@ def fit(
     on_epoch
         ``on_epoch(model)`` returns measures for the history, a dict of numbers.
     clip_norm
-        If given, a gradient (over all parameters of the optimizer) that is longer is scaled down to
+        If given, a gradient (over all parameters of the optimiser) that is longer is scaled down to
         this Euclidean norm.
     seed
         Decides the order of the samples, dropout and augmentation. The caller's own random state
@@ -167,7 +167,7 @@ def fit(
     batches = loader(resident(data, device), batch_size, shuffle=True, seed=seed)
     steps = len(batches)
     model.to(device)
-    # Accelerate's optimizer undoes the scale that half precision needs; without one it only costs.
+    # Accelerate's optimiser undoes the scale that half precision needs; without one it only costs.
     stepper = accelerator.prepare(optimizer) if scaled else optimizer
     backward = accelerator.backward if scaled else Tensor.backward
     learning = [p for group in optimizer.param_groups for p in group["params"]]

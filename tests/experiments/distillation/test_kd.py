@@ -59,7 +59,7 @@ def test_both_are_registered_with_one_table():
     assert EXPERIMENTS["kd-mnist"] is KD_MNIST
     assert EXPERIMENTS["kd-digits"] is KD_DIGITS
     assert [(r.key, r.label) for r in KD_MNIST.rows] == [(r.key, r.label) for r in KD_DIGITS.rows]
-    # The lecture's table: 67, 146 and 74 errors of 10,000 images.
+    # The paper's: 67, 146 and 74 errors of 10,000 images.
     paper = {row.key: row.paper for row in KD_MNIST.rows}
     assert (paper["teacher"], paper["student"], paper["distilled"]) == (0.67, 1.46, 0.74)
     assert all(row.paper is None for row in KD_DIGITS.rows)

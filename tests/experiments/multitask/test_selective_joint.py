@@ -166,7 +166,7 @@ def test_joint_rows_start_with_the_source_network_s_head(rows, source_heads):
 
 
 def test_rounds_change_nothing_for_a_row_that_retrieves_nothing(tmp_path):
-    """One cosine over all rounds, one optimizer: only the order of the samples is another."""
+    """One cosine over all rounds, one optimiser: only the order of the samples is another."""
     of_cosine = [parts._part_of_cosine(i, 4, t) for i in range(4) for t in (0.0, 0.5)]
     assert of_cosine == [parts.cosine_decay(i / 8) for i in range(8)]
 

@@ -25,7 +25,7 @@ class Row:
     label
         What the table calls it.
     paper
-        The figure of the paper or lecture, in the row's unit; ``None`` where it gives none.
+        The figure of the paper or report, in the row's unit; ``None`` where it gives none.
     unit
         The unit of this row, where it is not the experiment's own.
     """

@@ -3,7 +3,7 @@
 Five steps of two classes each; after every step all classes learnt so far are tested. There are two
 ways to ask, and they are problems of different difficulty:
 
-- *all classes*: the answer is one of all classes so far, as in the NMA report. Only here must
+- *all classes*: the answer is one of all classes so far, as in Fayiz et al. (2022). Only here must
   classes of different steps be told from each other;
 - *step known*: somebody says of which step the image is, and the head of that step answers.
 
@@ -11,7 +11,7 @@ All methods have the same hidden layers, rate, batches and epochs a step; fine-t
 each new head up before, for half as many epochs:
 
 1. fine-tuning: only the new step's images, and nothing is held on to;
-2. the same, from a network that was tuned on all ten classes first, as in the NMA report;
+2. the same, from a network that was tuned on all ten classes first, as in Fayiz et al. (2022);
 3. LwF: the old heads' answers on the new images are held on to. Where all classes are asked for, it
    is run twice: as one softmax over all of them, whose old part is held on to as one distribution,
    and with heads that are trained each for itself;

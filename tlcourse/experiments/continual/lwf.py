@@ -1,8 +1,8 @@
 """Learning without forgetting: printed characters first, handwritten digits then.
 
-The lecture's table, a row for each method and task. The old task is that of the source network: 45
-printed characters. The new one is handwritten digits, from a few labelled images. Each method but
-the last two sees the new images alone:
+The table of Li and Hoiem (2016), a row for each method and task. The old task is that of the source
+network: 45 printed characters. The new one is handwritten digits, from a few labelled images. Each
+method but the last two sees the new images alone:
 
 1. LwF: all layers, the old head's answers on the new images held on to;
 2. fine-tuning: all layers but the old head, nothing held on to;
@@ -214,7 +214,7 @@ MNIST_QUICK = MNIST_FULL | {
 }
 
 
-# The lecture's table (a), its last column: LwF as it stands, the others LwF plus their difference.
+# Their table for AlexNet, its last column: LwF as it stands, the others LwF plus their difference.
 PAPER = {
     "lwf": (49.8, 99.3),
     "finetune": (49.8 - 2.8, 99.3 + 0.0),
@@ -256,9 +256,9 @@ LWF_MNIST = Experiment(
     better="higher",
     rows=_rows(PAPER),
     source=(
-        "Li and Hoiem (2016), AlexNet, ImageNet to MNIST (all of its training images), from the "
-        "lecture's table: the entries of LwF, and for the others LwF plus the difference that the "
-        "table gives. Another old task, another network: compare the differences"
+        "Li and Hoiem (2016), AlexNet, ImageNet to MNIST (all of its training images), from their "
+        "table: the entries of LwF, and for the others LwF plus the difference that the table "
+        "gives. Another old task, another network: compare the differences"
     ),
     settings={"quick": MNIST_QUICK, "full": MNIST_FULL},
     seeds={"quick": 1, "full": 3},

@@ -11,7 +11,7 @@ labels. The rows are those of Rusu et al. (2016), who learnt to play Atari games
 5. progressive networks, with linear and with MLP adapters: a new column beside that of the
    upper-case letters (2 columns), or beside those of upper- and lower-case letters (3 columns).
 
-MLP adapters scale the old activations by a learned alpha that begins small, and so begin late. Two
+MLP adapters scale the old activations by a learnt alpha that begins small, and so begin late. Two
 rows that the paper does not have begin the new column's alphas at 1, and tell whether that is why.
 
 All rows learn from the same images with the same rate and number of epochs. A row's transfer score

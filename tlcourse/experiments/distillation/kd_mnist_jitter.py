@@ -1,6 +1,6 @@
 """Does a distilled perceptron gain from a jittered transfer set? ``kd-mnist`` asks no such thing.
 
-The teacher of ``kd-mnist`` learned from shifted images, its student from the images as they are,
+The teacher of ``kd-mnist`` learnt from shifted images, its student from the images as they are,
 with answers that were recorded once. Here the student sees the shifted images too, and the teacher
 answers each of them anew. All else is as in ``kd-mnist``.
 """

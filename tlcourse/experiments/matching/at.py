@@ -90,7 +90,7 @@ DIGITS_WAYS = {
     "at+kd": "AT + KD",
     "teacher": "teacher",
 }
-# Test errors in per cent, medians of 5 runs: table 1 of the paper, the lecture's table.
+# Test errors in per cent, medians of 5 runs: table 1 of the paper.
 PAPER: Mapping[tuple[str, str], Sequence[float]] = {
     ("WRN-16-1", "WRN-16-2"): (8.77, 7.93, 8.51, 7.41, 7.51, 6.31),
     ("WRN-16-1", "WRN-40-1"): (8.77, 8.25, 8.62, 8.39, 8.01, 6.58),
@@ -174,8 +174,7 @@ def _cifar_rows(
 
 
 _SOURCE = (
-    "Zagoruyko and Komodakis (2017), table 1, medians of 5 runs of 200 epochs on all of CIFAR-10; "
-    "the lecture's table"
+    "Zagoruyko and Komodakis (2017), table 1, medians of 5 runs of 200 epochs on all of CIFAR-10"
 )
 
 AT_CIFAR10 = Experiment(

@@ -1,6 +1,6 @@
 """Attention transfer between fine-tuned networks: Zagoruyko and Komodakis (2017).
 
-Teacher and student have both learned a source task; the teacher is the larger one. The teacher is
+Teacher and student have both learnt a source task; the teacher is the larger one. The teacher is
 fine-tuned on the target first. Then students with the same first weights are fine-tuned on the same
 target images in three ways: on the labels alone, with distillation (KD), and with attention
 transfer (AT).
@@ -97,12 +97,10 @@ LABELS = {
     "at": "AT",
     "teacher": "teacher, fine-tuned",
 }
-# Test errors in per cent: the lecture's second table. ResNet-18 from ResNet-34.
+# Test errors in per cent, as Park and Jang quote them. ResNet-18 from ResNet-34.
 CUB = (28.5, 27.0, 27.0, 26.5)
 SCENES = (28.2, 28.1, 27.1, 26.0)
-_SOURCE = (
-    "Zagoruyko and Komodakis (2017): ImageNet to {}, ResNet-18 from ResNet-34; the lecture's table"
-)
+_SOURCE = "Zagoruyko and Komodakis (2017): ImageNet to {}, ResNet-18 from ResNet-34"
 
 
 AT_TRANSFER = Experiment(

@@ -153,7 +153,7 @@ LABELS = {
     "act": "activations alone",
     "act+jac": "activations + Jacobians",
 }
-# Test accuracies in per cent: table 1 of the paper, the lecture's table. CIFAR-100.
+# Test accuracies in per cent: table 1 of the paper. CIFAR-100.
 PAPER: Mapping[str, Sequence[float]] = {
     "ce": (5.69, 13.9, 20.03, 37.6, 44.92, 54.28),
     "ce+act": (12.13, 26.97, 33.92, 46.47, 50.92, 56.65),
@@ -180,8 +180,7 @@ JACOBIAN_FEW_DATA = Experiment(
     unit="test accuracy, %",
     better="higher",
     rows=_rows(),
-    source="Srinivas and Fleuret (2018), table 1: VGG-4 from VGG-9 on CIFAR-100; the lecture's "
-    "table",
+    source="Srinivas and Fleuret (2018), table 1: VGG-4 from VGG-9 on CIFAR-100",
     settings={"quick": QUICK, "full": FULL},
     seeds={"quick": 1, "full": 3},
     load=load_cifar10,

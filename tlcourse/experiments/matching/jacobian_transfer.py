@@ -1,4 +1,4 @@
-"""Jacobians in transfer, as in Srinivas and Fleuret (2018): the lecture's second table.
+"""Jacobians in transfer, as in Srinivas and Fleuret (2018): from ImageNet to MIT Scenes there.
 
 The teacher knows another task: the source network, which reads 45 printed characters, frozen. The
 student learns handwritten digits from a few labelled images. It has the teacher's architecture,
@@ -197,7 +197,7 @@ LABELS = {
     "act+att": "CE + activations + attention",
     "act+att+jac": "CE + activations + attention + Jacobians",
 }
-# Test accuracies in per cent: the lecture's second table. ImageNet to MIT Scenes.
+# Test accuracies in per cent, as Park and Jang quote them. ImageNet to MIT Scenes.
 PAPER: Mapping[str, Sequence[float]] = {
     "ce": (11.64, 20.30, 35.19, 46.38, 59.33),
     "oracle": (25.93, 43.81, 57.65, 64.18, 71.42),
@@ -223,8 +223,7 @@ JACOBIAN_TRANSFER = Experiment(
     unit="test accuracy, %",
     better="higher",
     rows=_rows(),
-    source="Srinivas and Fleuret (2018): ImageNet to MIT Scenes, 5 to all images a class; the "
-    "lecture's table",
+    source="Srinivas and Fleuret (2018): ImageNet to MIT Scenes, 5 to all images a class",
     settings={"quick": QUICK, "full": FULL},
     seeds={"quick": 1, "full": 8},
     load=load_digits,

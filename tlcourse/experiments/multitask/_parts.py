@@ -90,7 +90,7 @@ def train(
 ) -> None:
     """Train a row in rounds; to ``iterate`` is to let hard images ask for more after each.
 
-    The learning rate falls along one cosine over all rounds, and the optimizer keeps its averages,
+    The learning rate falls along one cosine over all rounds, and the optimiser keeps its averages,
     so that a row without retrieval is trained as if there were no rounds.
     """
     rounds = settings["rounds"]

@@ -9,9 +9,10 @@ step has as many source images beside them, which are not augmented. A seed draw
 images, the random weights and the random part, which is as large as what the selective row ends
 with. Settings were chosen with other draws, measured on training images; no test image took part.
 
-The lecture's tables have two rows more that they do not explain. For "model fusion" we take the
-mean of the probabilities of two networks, trained beside what either bank of filters finds near.
-For "with val set" we add a validation set, as large as the target's training set, to it.
+The tables that Park and Jang quote have two rows more that they do not explain. For "model fusion"
+we take the mean of the probabilities of two networks, trained beside what either bank of filters
+finds near. For "with val set" we add a validation set, as large as the target's training set, to
+it.
 """
 
 from __future__ import annotations
@@ -237,10 +238,10 @@ LABELS = {
     "fusion": "Selective joint FT with model fusion",
     "val": "Selective joint FT with val set",
 }
-# Mean accuracy over the classes in per cent, from ImageNet: the lecture's two tables.
+# Mean accuracy over the classes in per cent, from ImageNet, as Park and Jang quote it.
 FLOWERS = (58.2, 80.6, 92.3, 93.4, 93.2, 94.2, 93.8, 94.7, 95.8, 97.0)
 DOGS = (53.8, 83.4, 80.4, 85.6, 85.5, 88.3, 87.5, 90.2, 90.3, None)
-_SOURCE = "EE807 lecture 11, after Ge and Yu 2017: ImageNet -> {}, mean accuracy"
+_SOURCE = "Ge and Yu (2017): ImageNet to {}, mean accuracy over the classes"
 
 
 SELECTIVE_JOINT = Experiment(

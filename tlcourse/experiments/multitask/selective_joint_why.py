@@ -1,15 +1,15 @@
 """Why selecting source images wins nothing here: two suspects, each switched on and off.
 
 In selective-joint neither the source beside the target nor its selection wins anything. Its network
-had learned every source image before, and its source is of one kind. Here each is varied alone,
+had learnt every source image before, and its source is of one kind. Here each is varied alone,
 with two handwritten images of each digit as the target:
 
-- *Is the source known?* All rows start from a network that has learned printed letters. In one half
-  it has learned the source too, in the other it meets the source for the first time.
+- *Is the source known?* All rows start from a network that has learnt printed letters. In one half
+  it has learnt the source too, in the other it meets the source for the first time.
 - *Is part of the source far off?* The source are printed digits. In one half of the rows three
   times as many letters in negative, dark ink on bright ground, stand among them.
 
-In each of the four cases the target is learned beside all of the source, beside a random part, and
+In each of the four cases the target is learnt beside all of the source, beside a random part, and
 beside what selective joint fine-tuning finds, which is as large as the random part. All rows take
 the same number of steps, with as many source images as target images in each. The row "fine-tuning"
 has no source. Where letters in negative are about, a last row tells how much of the selection are

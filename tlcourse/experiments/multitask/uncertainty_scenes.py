@@ -1,4 +1,4 @@
-"""Three tasks on one picture: weights by hand, by search, and learned (Kendall et al., 2018).
+"""Three tasks on one picture: weights by hand, by search, and learnt (Kendall et al., 2018).
 
 One small network sees generated scenes and answers three questions about every pixel: what is here
 (cross-entropy), where is the centre of this object (squared error, in pixels), and how far away is
@@ -78,7 +78,7 @@ def run_scenes(
 
 
 class Weighted(nn.Module):
-    """A network for some tasks, and the weights of its losses: fixed, or learned with it."""
+    """A network for some tasks, and the weights of its losses: fixed, or learnt with it."""
 
     def __init__(
         self, tasks: Sequence[str], weights: Sequence[float] | None, n_classes: int, width: int
@@ -117,7 +117,7 @@ def train(
     *,
     epochs: int | None = None,
 ) -> Weighted:
-    """Return a network that learned these tasks with these weights; ``None`` learns them too."""
+    """Return a network that learnt these tasks with these weights; ``None`` learns them too."""
     torch.manual_seed(seed)  # one draw of the trunk for all rows
     model = Weighted(tasks, weights, data.n_classes, settings["width"])
     groups: list[dict[str, Any]] = [{"params": list(model.network.parameters())}]
@@ -218,7 +218,7 @@ _MEASURES = {
 
 
 def _rows() -> tuple[Row, ...]:
-    """Return a row for every measure of every line of the lecture's table."""
+    """Return a row for every measure of every line of the paper's table 1."""
     table: list[tuple[str, str, dict[str, float]]] = [
         ("alone", "Segmentation only", {"seg": 59.4}),
         ("alone", "Instance only", {"inst": 4.61}),
@@ -247,8 +247,7 @@ UNCERTAINTY_SCENES = Experiment(
     unit="",
     better="lower error, higher IoU",
     rows=_rows(),
-    source="EE807 lecture 11, after Kendall et al. 2018, table 1: Tiny CityScapes; both errors in "
-    "pixels there",
+    source="Kendall, Gal and Cipolla (2018), table 1: Tiny CityScapes; both errors in pixels there",
     settings={"quick": SCENES_QUICK, "full": SCENES},
     seeds={"quick": 1, "full": 3},
     load=load_scenes,
