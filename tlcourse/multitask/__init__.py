@@ -1,4 +1,6 @@
-"""Multi-task learning (Kendall et al., 2018; Ge and Yu, 2017): chapter *methods/multi-task*."""
+"""Several tasks at once: chapters *methods/multi-task* (Kendall et al., 2018) and
+*methods/selective-joint* (Ge and Yu, 2017).
+"""
 
 from tlcourse.multitask.dense import dense_losses
 from tlcourse.multitask.derivation import (
