@@ -98,7 +98,9 @@ def lower_is_better(result: Any, lower: bool | None = None) -> bool:
     """Whether lower is better: as the result says, or the test where the result says both."""
     says: str = result.record["better"]
     if says not in ("lower", "higher"):
-        assert lower is not None, f"{says!r} does not order two rows: pass lower=True or lower=False"
+        assert lower is not None, (
+            f"{says!r} does not order two rows: pass lower=True or lower=False"
+        )
         return lower
     assert lower is None, f"the result says already which way is better: {says}"
     return says == "lower"

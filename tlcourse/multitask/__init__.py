@@ -1,6 +1,4 @@
-"""Several tasks at once: chapters *methods/multi-task* (Kendall et al., 2018) and
-*methods/selective-joint* (Ge and Yu, 2017).
-"""
+"""Several tasks at once: chapters *methods/multi-task* and *methods/selective-joint*."""
 
 from tlcourse.multitask.dense import dense_losses
 from tlcourse.multitask.derivation import (
