@@ -31,10 +31,15 @@ class Claim:
     def __init__(self) -> None:
         self.figures: list[dict[str, Any]] = []
 
-    def better(self, result: Any, key: str, other: str, *, seeds: int = SEEDS) -> None:
-        """The row is better than the other one: the interval leaves out 0 on the better side."""
+    def better(
+        self, result: Any, key: str, other: str, *, seeds: int = SEEDS, lower: bool | None = None
+    ) -> None:
+        """The row is better than the other one: the interval leaves out 0 on the better side.
+
+        Where some rows of a result are errors and some are not, ``lower`` says which way is better.
+        """
         found = self._compared(result, key, other, seeds, "better")
-        good = found.high < 0 if result.record["better"] == "lower" else found.low > 0
+        good = found.high < 0 if lower_is_better(result, lower) else found.low > 0
         assert good, f"{key} is not better than {other}: {self._text()}"
 
     def no_difference(
@@ -45,10 +50,12 @@ class Claim:
         inside = -within < found.low and found.high < within
         assert inside, f"{key} and {other} may differ by {within:g}: {self._text()}"
 
-    def on_average(self, result: Any, key: str, other: str, *, seeds: int = 3) -> None:
+    def on_average(
+        self, result: Any, key: str, other: str, *, seeds: int = 3, lower: bool | None = None
+    ) -> None:
         """The row is better on average, and not beyond the spread of the seeds."""
         found = self._compared(result, key, other, seeds, "on average better")
-        good = found.mean < 0 if result.record["better"] == "lower" else found.mean > 0
+        good = found.mean < 0 if lower_is_better(result, lower) else found.mean > 0
         assert good, f"{key} is not better than {other} on average: {self._text()}"
         assert found.low <= 0 <= found.high, f"it is beyond the spread: {self._text()}"
 
@@ -58,7 +65,7 @@ class Claim:
 
         found = interval([value - limit for value in result[key].values])
         self._keep(result, key, of, found, seeds, "better")
-        good = found.high < 0 if result.record["better"] == "lower" else found.low > 0
+        good = found.high < 0 if lower_is_better(result) else found.low > 0
         assert good, f"{key} is not better than {limit:g}: {self._text()}"
 
     def _compared(self, result: Any, key: str, other: str, seeds: int, says: str) -> Any:
@@ -85,6 +92,18 @@ class Claim:
     def _text(self) -> str:
         last = self.figures[-1]
         return f"{last['difference']:+g} ({last['low']:+g} to {last['high']:+g}), n={last['seeds']}"
+
+
+def lower_is_better(result: Any, lower: bool | None = None) -> bool:
+    """Whether lower is better: as the result says, or the test where the result says both."""
+    says: str = result.record["better"]
+    if says not in ("lower", "higher"):
+        assert lower is not None, (
+            f"{says!r} does not order two rows: pass lower=True or lower=False"
+        )
+        return lower
+    assert lower is None, f"the result says already which way is better: {says}"
+    return says == "lower"
 
 
 @pytest.fixture

@@ -36,6 +36,19 @@ def test_better_needs_an_interval_that_leaves_out_0(made):
             made.better(result(shift, better=better), "a", "b")
 
 
+def test_where_rows_are_better_either_way_the_test_says_which(made):
+    both = result(-1.0, better="lower error, higher IoU")
+    made.better(both, "a", "b", lower=True)
+    made.on_average(result(-0.1, better="lower error, higher IoU"), "a", "b", lower=True)
+    with pytest.raises(AssertionError, match="a is not better than b"):
+        made.better(both, "a", "b", lower=False)
+    for compare in (made.better, made.on_average):
+        with pytest.raises(AssertionError, match="pass lower=True or lower=False"):
+            compare(both, "a", "b")
+    with pytest.raises(AssertionError, match="says already which way is better: higher"):
+        made.better(result(-1.0), "a", "b", lower=True)
+
+
 def test_no_difference_needs_the_whole_interval_within_the_margin(made):
     made.no_difference(result(0.1), "a", "b", within=0.5)
     for shift in (0.4, -0.4):

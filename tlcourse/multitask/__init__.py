@@ -1,4 +1,4 @@
-"""Multi-task learning (Kendall et al., 2018; Ge and Yu, 2017): chapter *methods/multi-task*."""
+"""Several tasks at once: chapters *methods/multi-task* and *methods/selective-joint*."""
 
 from tlcourse.multitask.dense import dense_losses
 from tlcourse.multitask.derivation import (

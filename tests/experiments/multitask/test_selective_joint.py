@@ -250,19 +250,37 @@ def test_the_settings_fit(name, profile):
 CHOOSING = ("all", "random", "once", "gabor", "selective")
 
 
-def test_what_the_chapter_says_of_the_recorded_digits():
-    """To start from the source is better in every draw; more than that five draws do not show."""
-    result = load_result("selective-joint")
-    for row in ("finetune", *CHOOSING, "fusion"):
-        assert min(result.differences(row, "scratch")) > 0, row
-    for row in CHOOSING:
-        assert _holds_zero(result.paired(row, "finetune")), row
-        assert all(_holds_zero(result.paired(row, other)) for other in CHOOSING if other != row)
-    assert _holds_zero(result.paired("selective-scratch", "scratch"))
-    assert _holds_zero(result.paired("fusion", "selective"))
-    assert _holds_zero(result.paired("fusion", "gabor"))
-    assert min(result.differences("val", "selective")) > 0
-    assert sum(d > 0 for d in result.differences("val", "finetune")) == 4
+@pytest.mark.claim("claim-selective-finetune")
+def test_claim_the_source_network_helps(claim):
+    claim.better(load_result("selective-joint"), "finetune", "scratch")
+
+
+@pytest.mark.claim("claim-selective-source")
+def test_claim_the_source_beside_it_adds_nothing(claim):
+    claim.no_difference(load_result("selective-joint"), "selective", "finetune", within=1)
+
+
+@pytest.mark.claim("claim-selective-random")
+def test_claim_it_does_not_matter_which_source_images_take_part(claim):
+    for other in ("random", "all"):
+        claim.no_difference(load_result("selective-joint"), "selective", other, within=1)
+
+
+@pytest.mark.claim("claim-selective-parts")
+def test_claim_rounds_bank_and_fusion_change_nothing(claim):
+    for other in ("once", "gabor", "fusion"):
+        claim.no_difference(load_result("selective-joint"), "selective", other, within=0.5)
+
+
+@pytest.mark.claim("claim-selective-scratch")
+def test_claim_from_scratch_the_source_costs_on_average(claim):
+    claim.on_average(load_result("selective-joint"), "scratch", "selective-scratch", seeds=8)
+
+
+@pytest.mark.claim("claim-selective-labels")
+def test_claim_twice_the_labels_help(claim):
+    for other in ("selective", "finetune"):
+        claim.better(load_result("selective-joint"), "val", other)
 
 
 def test_what_the_chapter_says_of_the_recorded_photographs():

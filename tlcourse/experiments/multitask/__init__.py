@@ -1,1 +1,1 @@
-"""Experiments on several tasks and sources at once; chapter `methods/multi-task`."""
+"""Experiments on several tasks and sources; chapters `multi-task` and `selective-joint`."""

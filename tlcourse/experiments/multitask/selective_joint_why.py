@@ -166,7 +166,7 @@ def _rows() -> tuple[Row, ...]:
 SELECTIVE_JOINT_WHY = Experiment(
     name="selective-joint-why",
     title="Handwritten digits beside printed ones: when selecting source images pays",
-    chapter="methods/multi-task",
+    chapter="methods/selective-joint",
     unit="test accuracy, %",
     better="higher",
     rows=_rows(),
