@@ -174,7 +174,7 @@ def test_list_one(monkeypatch):
     assert lines[-4:] == [
         "    code     tlcourse/experiments/matching/at.py",
         "    test     tests/experiments/matching/test_at.py",
-        "    chapter  book/methods/matching-features.ipynb",
+        "    chapter  book/methods/attention-transfer.ipynb",
         "    result   book/results/at-cifar10-nin.json",
     ]
 

@@ -1,4 +1,7 @@
-"""Matching what happens inside two networks: chapter *methods/matching-features*."""
+"""Matching what happens inside two networks.
+
+Chapters *methods/attention-transfer* and *methods/jacobian-matching*.
+"""
 
 from tlcourse.matching.activation import activation_matching_loss
 from tlcourse.matching.attention import attention_map, attention_transfer_loss

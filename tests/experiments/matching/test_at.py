@@ -91,7 +91,7 @@ def test_they_are_registered():
     for experiment in (AT_CIFAR10, AT_CIFAR10_NIN, AT_DIGITS):
         assert get(experiment.name) is experiment
         assert experiment.seeds["full"] >= 3
-        assert experiment.chapter == "methods/matching-features"
+        assert experiment.chapter == "methods/attention-transfer"
 
 
 # --- attention transfer ---------------------------------------------------------------------------

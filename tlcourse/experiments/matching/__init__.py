@@ -1,1 +1,4 @@
-"""Experiments on matching features; chapter `methods/matching-features`."""
+"""Experiments on matching features.
+
+Chapters `methods/attention-transfer` and `methods/jacobian-matching`.
+"""

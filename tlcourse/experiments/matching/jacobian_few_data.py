@@ -176,7 +176,7 @@ def _rows() -> tuple[Row, ...]:
 JACOBIAN_FEW_DATA = Experiment(
     name="jacobian-few-data",
     title="Matching logits and Jacobians with few images, small residual nets on CIFAR-10 (JPEG)",
-    chapter="methods/matching-features",
+    chapter="methods/jacobian-matching",
     unit="test accuracy, %",
     better="higher",
     rows=_rows(),

@@ -219,7 +219,7 @@ def _rows() -> tuple[Row, ...]:
 JACOBIAN_TRANSFER = Experiment(
     name="jacobian-transfer",
     title="Matching logits, attention and Jacobians in transfer, printed characters to digits",
-    chapter="methods/matching-features",
+    chapter="methods/jacobian-matching",
     unit="test accuracy, %",
     better="higher",
     rows=_rows(),
