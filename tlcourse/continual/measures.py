@@ -262,7 +262,7 @@ def transfer_score(curve: Sequence[float], baseline: Sequence[float]) -> float:
     - :math:`a_t`, ``curve``: performance at M points in training, more is better;
     - :math:`b_t`, ``baseline``: that of baseline 1, a single column trained on the target alone.
 
-    1 means no gain; the lecture gives it in per cent. With one point each, it compares the final
+    1 means no gain; it is often given in per cent. With one point each, it compares the final
     performances; with a whole curve, the areas under them, so that learning sooner counts as well.
 
     Parameters

@@ -1,7 +1,7 @@
 r"""The derivation behind distillation, checked: by autograd, by rising temperature, by algebra.
 
-The lecture derives the gradient of the soft term by hand and then approximates it for a high
-temperature. Each step is a function here, in the symbols of the derivation: :math:`z` the student's
+Hinton, Vinyals and Dean (2015) derive the gradient of the soft term by hand and then approximate it
+for a high temperature. Each step is a function here, in the symbols of the derivation: :math:`z` the student's
 logits, :math:`v` the teacher's, :math:`q` and :math:`p` their softened probabilities.
 """
 
