@@ -151,35 +151,68 @@ def test_the_table():
     assert experiment.seeds["full"] >= 3
 
 
-def test_what_the_chapter_says_of_the_recorded_adapters():
-    """What held in each of the five seeds."""
-    result = load_result("progressive")
-    progressive = [f"{kind}-{number}" for kind in ("linear", "mlp", "alpha") for number in "23"]
+KINDS = ("linear", "mlp", "alpha")
+COLUMNS = [f"{kind}-{number}" for kind in KINDS for number in "23"]
 
-    def always(better, worse, what):
-        return min(result.differences(f"{better}-{what}", f"{worse}-{what}")) > 0
 
-    for name in progressive:  # knowledge, not size
-        assert always(name, "baseline4", "score"), name
-    random = result.paired("baseline4-score", "baseline1-score")
-    assert random.low < 0 < random.high
-    for name in ("baseline3", "linear-2", "linear-3"):
-        assert all(always(name, f"mlp-{number}", "score") for number in "23"), name
-    assert always("linear-3", "linear-2", "score")
-    assert always("mlp-3", "mlp-2", "score")
-    assert not always("alpha-3", "alpha-2", "score")
-    for name in ("baseline3", *progressive):
-        assert always(name, "baseline1", "accuracy"), name
-    ends = [result[f"{name}-accuracy"].interval.mean for name in ("baseline3", *progressive)]
-    assert max(ends) - min(ends) < 3
-    for number in "23":  # a late start costs the MLP adapters most of what they lack
-        lag = result.paired(f"linear-{number}-score", f"mlp-{number}-score").mean
-        assert always(f"alpha-{number}", f"mlp-{number}", "score")
-        assert result.paired(f"alpha-{number}-score", f"mlp-{number}-score").mean > lag / 2
-        assert abs(result.paired(f"mlp-{number}-accuracy", f"linear-{number}-accuracy").mean) < 2
-    left = result.paired("alpha-2-score", "linear-2-score")
-    assert left.low < 0 < left.high
-    assert min(result.differences("progressive-old", "finetuned-old")) > 50
+@pytest.mark.claim("claim-progressive-knowledge")
+def test_claim_what_is_transferred_is_knowledge(claim):
+    for name in COLUMNS:
+        claim.better(load_result("progressive"), f"{name}-score", "baseline4-score")
+
+
+@pytest.mark.claim("claim-progressive-size")
+def test_claim_size_alone_gains_little(claim):
+    claim.no_difference(
+        load_result("progressive"), "baseline4-score", "baseline1-score", within=6.0
+    )
+
+
+@pytest.mark.claim("claim-progressive-ends")
+def test_claim_transfer_ends_above_training_from_scratch(claim):
+    for name in ("baseline3", *COLUMNS):
+        claim.better(load_result("progressive"), f"{name}-accuracy", "baseline1-accuracy")
+
+
+@pytest.mark.claim("claim-progressive-two")
+def test_claim_two_columns_end_level_with_fine_tuning(claim):
+    for kind in KINDS:
+        claim.no_difference(
+            load_result("progressive"), f"{kind}-2-accuracy", "baseline3-accuracy", within=2.5
+        )
+
+
+@pytest.mark.claim("claim-progressive-three")
+def test_claim_three_columns_end_above_fine_tuning(claim):
+    claim.better(load_result("progressive"), "linear-3-accuracy", "baseline3-accuracy")
+
+
+@pytest.mark.claim("claim-progressive-old")
+def test_claim_the_capitals_are_still_read(claim):
+    claim.better(load_result("progressive"), "progressive-old", "finetuned-old")
+
+
+@pytest.mark.claim("claim-progressive-third")
+def test_claim_a_third_column_adds_to_the_score(claim):
+    for kind in ("linear", "mlp"):
+        claim.better(load_result("progressive"), f"{kind}-3-score", f"{kind}-2-score")
+
+
+@pytest.mark.claim("claim-progressive-late")
+def test_claim_mlp_adapters_score_below_linear_ones(claim):
+    for number in "23":
+        claim.better(load_result("progressive"), f"linear-{number}-score", f"mlp-{number}-score")
+
+
+@pytest.mark.claim("claim-progressive-alpha")
+def test_claim_alpha_from_1_scores_higher(claim):
+    for number in "23":
+        claim.better(load_result("progressive"), f"alpha-{number}-score", f"mlp-{number}-score")
+
+
+@pytest.mark.claim("claim-progressive-left")
+def test_claim_what_alpha_from_1_lacks_with_two_columns_is_within_the_spread(claim):
+    claim.on_average(load_result("progressive"), "linear-2-score", "alpha-2-score")
 
 
 def test_what_the_chapter_says_of_logistic_regression_on_the_same_images():

@@ -191,13 +191,13 @@ def _rows() -> tuple[Row, ...]:
 PROGRESSIVE = Experiment(
     name="progressive",
     title="Printed letters, then handwritten digits with 5 labels each, column by column",
-    chapter="methods/continual",
+    chapter="methods/progressive",
     unit="test accuracy, %",
     better="higher",
     rows=_rows(),
     source="",
     settings={"quick": SETTINGS, "full": SETTINGS},
-    seeds={"quick": 1, "full": 5},
+    seeds={"quick": 1, "full": 8},
     load=load_letters_and_digits,
     run_seed=run_seed,
 )
