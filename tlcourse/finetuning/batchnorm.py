@@ -1,4 +1,4 @@
-r"""BatchNorm's statistics, computed again: after weights were averaged, or on purpose for new data."""
+r"""BatchNorm's statistics computed again: after weights were averaged, or for other data."""
 
 from __future__ import annotations
 
