@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from tlcourse.experiments import get
+from tlcourse.experiments import get, load_result
 from tlcourse.experiments._engine.runner import run
 from tlcourse.experiments.finetuning import adapters_averages as module
 from tlcourse.finetuning import changed, snapshot
@@ -104,3 +104,68 @@ def test_the_data():
 
 
 # --- what the chapter says of the recorded result -------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return load_result("adapters-averages")
+
+
+@pytest.mark.claim("claim-adapters-new")
+def test_claim_fine_tuning_learns_more_than_adapters(claim, recorded):
+    for rank in (1, 4, 16):
+        claim.better(recorded, "all-new", f"rank-{rank}-new")
+
+
+@pytest.mark.claim("claim-adapters-old")
+def test_claim_adapters_keep_more(claim, recorded):
+    for rank in (4, 16):
+        claim.better(recorded, f"rank-{rank}-old", "all-old")
+
+
+@pytest.mark.claim("claim-adapters-head")
+def test_claim_only_rank_16_learns_more_than_the_head(claim, recorded):
+    claim.better(recorded, "rank-16-new", "head-new")
+    for rank in (1, 4):
+        claim.no_difference(recorded, f"rank-{rank}-new", "head-new", within=2)
+
+
+@pytest.mark.claim("claim-adapters-head-old")
+def test_claim_rank_4_keeps_more_than_the_head(claim, recorded):
+    claim.better(recorded, "rank-4-old", "head-old")
+
+
+@pytest.mark.claim("claim-soup-better")
+def test_claim_the_soup_is_ahead_of_its_members(claim, recorded):
+    for task in ("new", "old"):
+        claim.better(recorded, f"soup-{task}", f"mean-of-five-{task}")
+
+
+@pytest.mark.claim("claim-soup-ensemble")
+def test_claim_the_soup_is_near_the_ensemble(claim, recorded):
+    claim.no_difference(recorded, "soup-new", "ensemble-new", within=1)
+    claim.no_difference(recorded, "soup-old", "ensemble-old", within=2)
+
+
+@pytest.mark.claim("claim-soup-statistics")
+def test_claim_new_statistics_change_little(claim, recorded):
+    for task in ("new", "old"):
+        claim.no_difference(recorded, f"soup-{task}", f"soup-as-is-{task}", within=1.5)
+
+
+@pytest.mark.claim("claim-line-three-quarters")
+def test_claim_three_quarters_of_the_way(claim, recorded):
+    claim.better(recorded, "line-0.75-as-is-old", "all-old")
+    claim.no_difference(recorded, "line-0.75-as-is-new", "all-new", within=1)
+
+
+@pytest.mark.claim("claim-line-half")
+def test_claim_half_of_the_way(claim, recorded):
+    claim.better(recorded, "line-0.5-as-is-old", "all-old")
+    claim.better(recorded, "all-new", "line-0.5-as-is-new")
+
+
+@pytest.mark.claim("claim-line-statistics")
+def test_claim_statistics_of_the_new_data_cost_the_old_task(claim, recorded):
+    for alpha in (0.5, 0.75):
+        claim.better(recorded, f"line-{alpha}-as-is-old", f"line-{alpha}-old")
