@@ -7,7 +7,6 @@ training it is added to the matrix, and the network costs what it cost before (H
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -30,9 +29,8 @@ class LowRank(nn.Module):
     def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
         super().__init__()
         n_in = weight[0].numel()
-        like = {"dtype": weight.dtype, "device": weight.device}
-        self.A = nn.Parameter(torch.randn(rank, n_in, **like) / n_in**0.5)
-        self.B = nn.Parameter(torch.zeros(len(weight), rank, **like))
+        self.A = nn.Parameter(weight.new_empty(rank, n_in).normal_() / n_in**0.5)
+        self.B = nn.Parameter(weight.new_zeros(len(weight), rank))
         self.scale = alpha / rank
 
     def forward(self, W: Tensor) -> Tensor:
@@ -107,7 +105,7 @@ def add_adapters(
     (names,) = part_names("parts", [parts])
     parameters_of(model, "parts", names)
     modules = dict(model.named_modules())
-    layers: dict[nn.Module, None] = {}
+    layers: dict[nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d, None] = {}
     for name in names:
         found = [
             layer
@@ -163,4 +161,5 @@ def merge_adapters(model: nn.Module) -> None:
 def _adapters(layer: nn.Module) -> bool:
     if not parametrize.is_parametrized(layer, "weight"):
         return False
-    return any(isinstance(part, LowRank) for part in layer.parametrizations["weight"])
+    parts = layer.get_submodule("parametrizations.weight").children()
+    return any(isinstance(part, LowRank) for part in parts)
