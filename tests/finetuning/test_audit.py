@@ -278,3 +278,16 @@ def test_bad_input():
         audit(model).n_parameters("frosen")
     with pytest.raises(ValueError, match="under is 'head': no tensor lies there.*'weight', 'bias'"):
         audit(model).n_parameters(under="head")
+
+
+def test_layers_that_libraries_freeze_are_known():
+    from timm.utils import freeze as timm_freeze
+    from torchvision.ops import FrozenBatchNorm2d
+
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), FrozenBatchNorm2d(2))
+    assert audit(model[2]).drifting == ()
+    timm_freeze(model, ["0", "1"])
+    before = snapshot(model)
+    model.train()(torch.rand(4, 1, 5, 5))
+    assert changed(model, before) == ()
+    assert audit(model).drifting == ()

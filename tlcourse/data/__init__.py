@@ -25,6 +25,7 @@ from tlcourse.data.mnist5k import mnist5k
 from tlcourse.data.scenes import Scenes, scenes
 from tlcourse.data.status import DataRow, fetch, status
 from tlcourse.data.surfaces import surfaces
+from tlcourse.data.tiles import shuffle_tiles
 from tlcourse.data.uci_har import uci_har
 from tlcourse.data.windows import Windows, standardise
 
@@ -49,6 +50,7 @@ __all__ = [
     "random_crop_flip",
     "random_shift",
     "scenes",
+    "shuffle_tiles",
     "standardise",
     "status",
     "surfaces",

@@ -15,6 +15,8 @@ from tlcourse.experiments.continual.lwf import LWF, LWF_MNIST
 from tlcourse.experiments.continual.progressive import PROGRESSIVE
 from tlcourse.experiments.distillation.kd import KD_DIGITS, KD_MNIST
 from tlcourse.experiments.distillation.kd_mnist_jitter import KD_MNIST_JITTER
+from tlcourse.experiments.finetuning.adapters_averages import ADAPTERS_AVERAGES
+from tlcourse.experiments.finetuning.finetune_cases import FINETUNE_CASES
 from tlcourse.experiments.finetuning.finetune_digits import FINETUNE_DIGITS
 from tlcourse.experiments.finetuning.probe_cifar10 import PROBE_CIFAR10
 from tlcourse.experiments.finetuning.unfreeze_cifar10 import UNFREEZE_CIFAR10
@@ -35,6 +37,8 @@ EXPERIMENTS = {
         PROBE_CIFAR10,
         UNFREEZE_CIFAR10,
         FINETUNE_DIGITS,
+        FINETUNE_CASES,
+        ADAPTERS_AVERAGES,
         FORGETTING_DIGITS,
         FORGETTING_CIFAR10,
         LWF,

@@ -1,9 +1,12 @@
-"""Feature extraction and fine-tuning: chapters *feature-extraction* and *fine-tuning*."""
+"""Feature extraction and fine-tuning, by freezing, rates, adapters and averages."""
 
 from tlcourse.finetuning.advice import SMALL_TARGET, Strategy, strategy
 from tlcourse.finetuning.audit import FreezeAudit, TensorRow, audit, changed, snapshot
+from tlcourse.finetuning.average import average_weights, interpolate
+from tlcourse.finetuning.batchnorm import recompute_batchnorm
 from tlcourse.finetuning.features import extract_features
 from tlcourse.finetuning.freeze import freeze, unfreeze
+from tlcourse.finetuning.lora import add_adapters, merge_adapters
 from tlcourse.finetuning.rates import layerwise_parameter_groups
 from tlcourse.finetuning.schedule import UnfreezeSchedule
 
@@ -13,11 +16,16 @@ __all__ = [
     "Strategy",
     "TensorRow",
     "UnfreezeSchedule",
+    "add_adapters",
     "audit",
+    "average_weights",
     "changed",
     "extract_features",
     "freeze",
+    "interpolate",
     "layerwise_parameter_groups",
+    "merge_adapters",
+    "recompute_batchnorm",
     "snapshot",
     "strategy",
     "unfreeze",

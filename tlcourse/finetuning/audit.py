@@ -313,6 +313,8 @@ def _moved_by(model: nn.Module, inputs: Tensor) -> set[str]:
 
 def _turns_in_training(layer: nn.Module, name: str) -> bool:
     last = name.rpartition(".")[2]
+    if type(layer).__name__.startswith("FrozenBatchNorm"):
+        return False  # torchvision's and timm's: nothing in them is updated
     if isinstance(layer, (_NormBase, _SpectralNorm)) or last.startswith("running_"):
         return True
     # torch.nn.utils.spectral_norm, the older form, is a hook, with its vectors in the layer.

@@ -10,7 +10,13 @@ import torch
 from tlcourse.data import LabelledImages
 from tlcourse.experiments import get
 from tlcourse.experiments.finetuning import _parts as parts
-from tlcourse.experiments.finetuning import finetune_digits, probe_cifar10, unfreeze_cifar10
+from tlcourse.experiments.finetuning import (
+    adapters_averages,
+    finetune_cases,
+    finetune_digits,
+    probe_cifar10,
+    unfreeze_cifar10,
+)
 from tlcourse.finetuning import changed, snapshot
 from tlcourse.models import SmallResNet, pretrained_backbone
 
@@ -80,7 +86,8 @@ def random_networks(monkeypatch, tmp_path):
             return SmallResNet(62).eval()
 
     monkeypatch.setattr(parts, "pretrained_backbone", backbone)
-    monkeypatch.setattr(finetune_digits, "glyph_network", glyphs)
+    for module in (adapters_averages, finetune_cases, finetune_digits):
+        monkeypatch.setattr(module, "glyph_network", glyphs)
     monkeypatch.setenv("TLCOURSE_CACHE", str(tmp_path / "cache"))
 
 
