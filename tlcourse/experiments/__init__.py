@@ -18,8 +18,10 @@ from tlcourse.experiments.distillation.kd_mnist_jitter import KD_MNIST_JITTER
 from tlcourse.experiments.finetuning.adapters_averages import ADAPTERS_AVERAGES
 from tlcourse.experiments.finetuning.finetune_cases import FINETUNE_CASES
 from tlcourse.experiments.finetuning.finetune_digits import FINETUNE_DIGITS
+from tlcourse.experiments.finetuning.pixels_cifar10 import PIXELS_CIFAR10
 from tlcourse.experiments.finetuning.probe_cifar10 import PROBE_CIFAR10
 from tlcourse.experiments.finetuning.unfreeze_cifar10 import UNFREEZE_CIFAR10
+from tlcourse.experiments.introduction.scratch_digits import SCRATCH_DIGITS
 from tlcourse.experiments.matching.at import AT_CIFAR10, AT_CIFAR10_NIN, AT_DIGITS
 from tlcourse.experiments.matching.at_transfer import AT_TRANSFER, AT_TRANSFER_MNIST
 from tlcourse.experiments.matching.jacobian_few_data import JACOBIAN_FEW_DATA
@@ -59,6 +61,8 @@ EXPERIMENTS = {
         SPOTTUNE_HAR,
         L2T_PAIRS,
         SPOTTUNE_DIGITS,
+        SCRATCH_DIGITS,
+        PIXELS_CIFAR10,
     )
 }
 

@@ -1,0 +1,144 @@
+"""scratch-digits on tiny data: where each way starts, how it trains, when it is measured."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from tlcourse.data import LabelledImages
+from tlcourse.experiments import get, load_result
+from tlcourse.experiments._engine.runner import run
+from tlcourse.experiments.introduction import scratch_digits as module
+from tlcourse.metrics import accuracy
+from tlcourse.models import SmallResNet
+
+TINY = module.FULL | {
+    "labels_per_class": [2, 4],
+    "tuned_with": 4,
+    "measured": [0, 2, 4],
+    "chosen": {
+        "scratch": {"rate": 0.02, "batch_size": 6, "shift": 1, "batchnorm_momentum": 0.3},
+        "transfer": {"rate": 0.001, "batch_size": 12, "shift": 0, "batchnorm_momentum": 0.2},
+    },
+    "strengths": {"2": 1.0, "4": 1.0},
+}
+
+
+def images(n, seed=0):
+    pixels = torch.rand(n, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
+    return LabelledImages(pixels, torch.arange(n) % 3, ("a", "b", "c"), "noise")
+
+
+FEW, TEST = images(12), images(9, seed=1)
+
+
+@pytest.fixture(autouse=True)
+def random_network(monkeypatch):
+    def glyphs(*, progress):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return SmallResNet(5, width=4).eval()
+
+    monkeypatch.setattr(module, "glyph_network", glyphs)
+    monkeypatch.setitem(module.START, "scratch", lambda K: SmallResNet(K, width=4))
+
+
+def test_a_run_fills_its_table(tmp_path, monkeypatch):
+    monkeypatch.setenv("TLCOURSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "FULL", TINY)
+    experiment = dataclasses.replace(
+        get("scratch-digits"),
+        rows=tuple(module._rows()),
+        settings={"quick": TINY},
+        load=lambda _: {"train": FEW, "test": TEST},
+    )
+    result = run(experiment, profile="quick", seeds=[0], out=tmp_path, say=lambda _: None)
+    assert len(result.rows) == 2 * (1 + 2 * 3) + 3 + 1
+    assert all(0 <= row.values[0] <= 100 for row in result.rows.values())
+
+
+def test_transfer_starts_as_the_source_sees_the_first_classes():
+    source = module.glyph_network(progress=False)
+    with torch.no_grad():
+        found = module.with_transfer(3).eval()(TEST.images)
+        torch.testing.assert_close(found, source(TEST.images)[:, :3])
+
+
+def test_wrong_names_say_the_next_one():
+    with torch.no_grad():
+        right = module.with_transfer(3).eval()(TEST.images)
+        wrong = module.with_wrong_names(3).eval()(TEST.images)
+    torch.testing.assert_close(wrong[:, [1, 2, 0]], right)
+
+
+@pytest.mark.parametrize("way", ["scratch", "transfer", "wrong"])
+def test_each_way_trains_as_was_chosen_for_it(way, monkeypatch):
+    seen = {}
+    fit = module.fit
+
+    def spy(model, objective, data, **settings):
+        momenta = {m.momentum for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)}
+        seen.update(settings, momenta=momenta)
+        return fit(model, objective, data, **settings)
+
+    monkeypatch.setattr(module, "fit", spy)
+    module.learning_curve(way, FEW, TEST, [0, 2, 4], TINY, 0)
+    how = TINY["chosen"]["scratch" if way == "scratch" else "transfer"]
+    assert seen["optimizer"].param_groups[0]["lr"] == how["rate"]
+    assert seen["batch_size"] == how["batch_size"]
+    assert seen["momenta"] == {how["batchnorm_momentum"]}
+    assert seen["augment"].keywords == {"pixels": how["shift"]}
+    assert seen["epochs"] == 4 * how["batch_size"] // len(FEW)  # four steps
+
+
+def test_it_is_measured_before_training_and_after_so_many_steps(monkeypatch):
+    counted = []
+    fit, per_cent = module.fit, module.per_cent
+    monkeypatch.setattr(
+        module,
+        "cross_entropy",
+        lambda model, batch: (
+            counted.append(0) or torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
+        ),
+    )
+    at = []
+    monkeypatch.setattr(module, "per_cent", lambda *a: at.append(len(counted)) or per_cent(*a))
+    ended = []
+
+    def spy(model, *arguments, **settings):
+        ended.append(model)
+        return fit(model, *arguments, **settings)
+
+    monkeypatch.setattr(module, "fit", spy)
+    curve = module.learning_curve("scratch", FEW, TEST, [0, 2, 8], TINY, 0)
+    assert at == [0, 2, 8]
+    assert len(curve) == 3
+    assert curve[-1] == pytest.approx(100 * accuracy(ended[0], TEST))
+
+
+def test_the_second_run_from_scratch_is_twice_as_long(monkeypatch):
+    asked = []
+
+    def curve(way, few, test, measured, settings, seed):
+        asked.append((way, len(few), measured))
+        return [0.0] * len(measured)
+
+    monkeypatch.setattr(module, "learning_curve", curve)
+    module.run_seed({"train": FEW, "test": TEST}, TINY, 0, None)
+    assert asked == [
+        ("scratch", 6, [0, 2, 4]),
+        ("transfer", 6, [0, 2, 4]),
+        ("scratch", 12, [0, 2, 4]),
+        ("transfer", 12, [0, 2, 4]),
+        ("wrong", 12, [0, 2, 4]),
+        ("scratch", 12, [8]),
+    ]
+
+
+def test_steps_are_whole_epochs_with_every_number_of_labels():
+    for n in module.FULL["labels_per_class"]:
+        for how in module.FULL["chosen"].values():
+            steps = -(-10 * n // how["batch_size"])
+            assert all(step % steps == 0 for step in module.FULL["measured"])

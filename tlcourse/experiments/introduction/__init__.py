@@ -1,0 +1,1 @@
+"""The experiment behind chapter `introduction/what-is-transfer-learning`."""
