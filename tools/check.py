@@ -59,6 +59,12 @@ CHECKS = (
         ("book", "tools"),
     ),
     Check(
+        "lab",
+        "the lab's notebooks against their chapters",
+        (PYTHON, "tools/lab.py", "--check"),
+        ("book", "lab", "tools", "tlcourse/exercises", "_toc.yml"),
+    ),
+    Check(
         "unit",
         "unit tests, doctests, equation tests",
         (
