@@ -14,15 +14,17 @@ _NOTHING = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE", "CACH
 
 
 def is_empty(answer: Any) -> bool:
-    """Say whether an answer is the placeholder, or a function that does nothing yet.
+    """Say whether an answer is the placeholder, has one in it, or does nothing yet.
 
     Examples
     --------
-    >>> is_empty(...), is_empty(lambda x: ...), is_empty(lambda x: x), is_empty(None)
+    >>> is_empty(...), is_empty(lambda x: ...), is_empty(lambda x: x), is_empty({"a": ...})
     (True, True, False, True)
     """
     if answer is ... or answer is None:
         return True
+    if isinstance(answer, Mapping):
+        return any(one is ... for one in answer.values())
     if not isinstance(answer, FunctionType):
         return False
     steps = list(dis.get_instructions(answer))
@@ -36,7 +38,7 @@ def difference(given: Any, wanted: Any, tolerance: float, *, tell: bool = True) 
     Parameters
     ----------
     given, wanted
-        Numbers, texts, truths, arrays, tensors, and mappings and sequences of them.
+        Numbers, texts, truths, None, arrays, tensors, and mappings and sequences of them.
     tolerance
         Of numbers, relative, and absolute near 0.
     tell
@@ -49,6 +51,8 @@ def difference(given: Any, wanted: Any, tolerance: float, *, tell: bool = True) 
     >>> difference(2.0, 4.0, 1e-4)
     'got 2.0, not 4.0.'
     """
+    if wanted is None:
+        return None if given is None else _not(given, wanted, tell)
     if isinstance(wanted, (str, bool)):
         if isinstance(given, np.bool_):
             given = bool(given)

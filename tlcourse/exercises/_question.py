@@ -138,8 +138,8 @@ def function(
     mistakes = dict(wrong or {})
 
     def judge(answer: Any) -> str | None:
-        if not callable(answer):
-            return f"a function is asked for, not {type(answer).__name__}. Give its name alone."
+        if said := not_a_function(answer):
+            return said
         given = [answer(*arguments) for arguments in cases()]
         if all(one is None or one is ... for one in given):
             raise NotAttemptedError
@@ -158,6 +158,13 @@ def function(
         return None
 
     return Question(label, judge, right, mistakes, limit)
+
+
+def not_a_function(answer: Any) -> str | None:
+    """Say that a function is asked for, unless the answer is one."""
+    if callable(answer):
+        return None
+    return f"a function is asked for, not {type(answer).__name__}. Give its name alone."
 
 
 def value(

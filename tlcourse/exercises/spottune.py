@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tlcourse.exercises._question import Question, function
+from tlcourse.exercises._question import Question, function, not_a_function
 
 
 def _block(x: Any, tuned: Any) -> Any:
@@ -37,8 +37,8 @@ q1 = function(
 
 
 def _judge_tuned_part(answer: Any) -> str | None:
-    if not callable(answer):
-        return f"a function is asked for, not {type(answer).__name__}. Give its name alone."
+    if said := not_a_function(answer):
+        return said
     for lean in (0.1, 2.0, -1.0):
         found, expected = float(answer(lean, 20_000)), 1 / (1 + 2.718281828**-lean)
         if found in (0.0, 1.0):
@@ -73,8 +73,8 @@ q2 = Question(
 def _judge_checks(answer: Any) -> str | None:
     from tlcourse.adaptive import SpotTuneResNet
 
-    if not callable(answer):
-        return f"a function is asked for, not {type(answer).__name__}. Give its name alone."
+    if said := not_a_function(answer):
+        return said
     found = dict(answer(SpotTuneResNet))
     if set(found) != {"apart", "still", "frozen"}:
         return f"the truths are called apart, still and frozen; got {', '.join(map(str, found))}."
@@ -155,8 +155,8 @@ q3 = Question(
 
 
 def _judge_two_sets(answer: Any) -> str | None:
-    if not callable(answer):
-        return f"a function is asked for, not {type(answer).__name__}. Give its name alone."
+    if said := not_a_function(answer):
+        return said
     found = dict(answer(0))
     if set(found) != {"tuned, %", "accuracy, %"}:
         return "return a dictionary with 'tuned, %' and 'accuracy, %'."
