@@ -138,4 +138,5 @@ q3 = function(
             _column_size(i) for i in range(k + 1)
         ),
     },
+    tolerance=1e-9,
 )

@@ -52,6 +52,7 @@ q1 = function(
             *_count(side)[2:],
         ),
     },
+    tolerance=1e-9,
 )
 
 
