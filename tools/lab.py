@@ -34,6 +34,7 @@ KEPT = ".copied.json"  # in a learner's folder: what each copy was made from
 FENCE = re.compile(r"^(`{3,}|:{3,})\{([\w-]+)\}\s*(.*)$")
 OPTION = re.compile(r"^:([\w-]+):\s*(.*)$")
 ROLE = re.compile(r"\{([\w:]+)\}`([^`]*)`")
+CHECK = re.compile(r"(ex\.q\d+)\.check\(")
 EQUATION = re.compile(r"^(\$\$.*?)\$\$ *\((eq-[\w-]+)\)", re.MULTILINE | re.DOTALL)
 
 
@@ -147,10 +148,15 @@ class Chapter:
         self.instructor: list[dict[str, Any]] = []
         self._in_solution = False
         for cell in cells:
-            if cell["cell_type"] == "code":
-                self._code(cell)
-            else:
-                self._markdown(cell)
+            try:
+                if cell["cell_type"] == "code":
+                    self._code(cell)
+                else:
+                    self._markdown(cell)
+            except KeyError as error:
+                raise LabError(f"{page}, cell {cell['id']}: nothing is called {error}.") from error
+            except LabError as error:
+                raise LabError(f"{page}, cell {cell['id']}: {error}") from error
         if self._in_solution:
             raise LabError(f"{page}: the solution of {self.exercises[-1].label} has no end.")
 
@@ -166,7 +172,9 @@ class Chapter:
         if self._in_solution:
             self.exercises[-1].solution.append(text_of(cell))
         else:
-            self.learner.append(made)
+            asked = CHECK.match(made["source"])
+            more = f"\n# {asked[1]}.hint()\n# {asked[1]}.solution()" if asked else ""
+            self.learner.append(made | {"source": made["source"] + more})
         self.instructor.append(made)
         figure = cell["metadata"].get("mystnb", {}).get("figure", {})
         if figure and not self._in_solution:
@@ -201,8 +209,8 @@ class Chapter:
             if opened is None:
                 write("solution" if self._in_solution else "all", line)
                 continue
-            fence, name, title = opened.groups()
-            options, body = block(lines, fence, f"{self.page}, {cell['id']}")
+            _, name, title = opened.groups()
+            options, body = block(lines, line)
             if name == "exercise-start":
                 self.exercises.append(Exercise(options["label"], title))
                 write("all", f"### Exercise {self.book.labels[options['label']]}. {title}\n")
@@ -255,7 +263,7 @@ class Chapter:
             return f"```{title}\n{body}\n```" if name != "raw" else body
         if name == "math":
             return f"$$\n{body}\n$$"
-        raise LabError(f"{self.page}: no plain form is known for the directive {name!r}.")
+        raise LabError(f"no plain form is known for the directive {name!r}.")
 
     def _inline(self, text: str) -> str:
         """Turn roles, labels and equation numbers into plain Markdown."""
@@ -293,11 +301,12 @@ class Chapter:
             return f"{words} (Exercise {number})" if number and name.startswith("ex-") else words
         if role == "term":
             return words or name
-        raise LabError(f"{self.page}: no plain form is known for the role {role!r}.")
+        raise LabError(f"no plain form is known for the role {role!r}.")
 
 
-def block(lines: Iterator[str], fence: str, place: str) -> tuple[dict[str, str], str]:
+def block(lines: Iterator[str], opening: str) -> tuple[dict[str, str], str]:
     """Read a directive to its closing fence; return its options and its body."""
+    fence = opening[: len(opening) - len(opening.lstrip("`:"))]
     options: dict[str, str] = {}
     body: list[str] = []
     for line in lines:
@@ -307,7 +316,7 @@ def block(lines: Iterator[str], fence: str, place: str) -> tuple[dict[str, str],
             options[found[1]] = found[2]
         elif body or line.strip():
             body.append(line)
-    raise LabError(f"{place}: a directive opened by {fence} is not closed.")
+    raise LabError(f"{opening!r} is not closed.")
 
 
 def quick_question(asked: str, body: str) -> str:
@@ -320,9 +329,16 @@ def quick_question(asked: str, body: str) -> str:
 
 
 def answers(body: str) -> list[tuple[str, bool, str]]:
-    """Read `- answer :: why` lines, the right one with `+`."""
-    found = re.findall(r"^([-+]) (.+?) :: (.+)$", body, re.MULTILINE)
-    return [(answer, sign == "+", why) for sign, answer, why in found]
+    """Read the lines of a short question, `- answer :: why`, the right one with `+`."""
+    lines = [line for line in body.split("\n") if line.strip()]
+    found = [re.fullmatch(r"([-+]) (.+?) :: (.+)", line.strip()) for line in lines]
+    for line, one in zip(lines, found, strict=True):
+        if one is None:
+            raise LabError(f"a question has lines '- answer :: why' and '+ right :: why': {line!r}")
+    read = [(one[2], one[1] == "+", one[3]) for one in found if one]
+    if len(read) < 2 or [right for _, right, _ in read].count(True) != 1:
+        raise LabError("a question has two answers or more, and one with + that is right.")
+    return read
 
 
 def notebook(cells: list[dict[str, Any]]) -> str:
@@ -379,22 +395,28 @@ def bring_up_to_date(mine: Path) -> list[str]:
     """
     mine.mkdir(parents=True, exist_ok=True)
     kept = mine / KEPT
-    known: dict[str, str] = json.loads(kept.read_text()) if kept.is_file() else {}
+    try:
+        known: dict[str, str] = dict(json.loads(kept.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):  # none yet, or broken: what is theirs stays
+        known = {}
     said = []
     for source in sorted(LEARNER.rglob("*.ipynb")):
         name = source.relative_to(LEARNER).as_posix()
         new, target = source.read_bytes(), mine / name
         digest = hashlib.sha256(new).hexdigest()
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists() or code_of(target.read_bytes()) == known.get(f"{name}#code"):
+        if not target.exists():
             target.write_bytes(new)
         elif known.get(name) != digest:
-            beside = target.with_name(f"{target.stem}.new.ipynb")
-            beside.write_bytes(new)
-            said.append(
-                f"{name} has changed since you began; yours is as you left it, and the new "
-                f"one is beside it as {beside.name}."
-            )
+            if code_of(target.read_bytes()) in (known.get(f"{name}#code"), code_of(new)):
+                target.write_bytes(new)
+            else:
+                beside = target.with_name(f"{target.stem}.new.ipynb")
+                beside.write_bytes(new)
+                said.append(
+                    f"{name} has changed since you began; yours is as you left it, and the new "
+                    f"one is beside it as {beside.name}."
+                )
         known |= {name: digest}
         if target.read_bytes() == new:
             known[f"{name}#code"] = code_of(new)
