@@ -67,7 +67,7 @@ class Question(SphinxDirective):
         return node
 
 
-def tag(name: str, **attributes: str) -> tuple[Any, Any]:
+def tag(name: str, attributes: dict[str, str]) -> tuple[Any, Any]:
     """Return what writes the beginning and the end of an element."""
 
     def begin(self: HTML5Translator, node: nodes.Element) -> None:
@@ -79,9 +79,12 @@ def tag(name: str, **attributes: str) -> tuple[Any, Any]:
     return begin, end
 
 
+BOX = {"CLASS": "tl-question", "role": "group", "aria-label": "Question"}
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
-    app.add_node(Box, html=tag("div", CLASS="tl-question", role="group"))
-    app.add_node(Answer, html=tag("details", CLASS="tl-answer"))
-    app.add_node(Words, html=tag("summary"))
+    app.add_node(Box, html=tag("div", BOX))
+    app.add_node(Answer, html=tag("details", {"CLASS": "tl-answer"}))
+    app.add_node(Words, html=tag("summary", {}))
     app.add_directive("question", Question)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
