@@ -75,13 +75,14 @@ test-newest: ready
 	@$(PY) tools/versions.py newest
 
 lint: ready
-	@$(PY) tools/check.py lint format stored spelling
+	@$(PY) tools/check.py lint format stored spelling lab
 
 types: ready
 	@$(PY) tools/check.py types
 
 lab: ready
-	@$(PY) -m jupyter lab book
+	@$(PY) tools/lab.py --mine my-notebooks
+	@$(PY) -m jupyter lab my-notebooks
 
 serve:
 	@test -f _build/html/index.html || { echo "There is no site yet. Build it with: make book" >&2; exit 1; }
@@ -104,6 +105,7 @@ format: ready
 	@$(PY) -m ruff check --quiet --fix-only .
 	@$(PY) -m ruff format .
 	@$(PY) tools/format_notebooks.py
+	@$(PY) tools/lab.py
 
 clean:
 	rm -rf _build dist .pytest_cache .mypy_cache .ruff_cache

@@ -190,6 +190,24 @@ def fetch(
 
 
 @app.command()
+def progress() -> None:
+    """Show by chapter which exercises you have passed, and which are left."""
+    from tlcourse.exercises._progress import passed, progress_file
+    from tlcourse.exercises._question import texts
+
+    done = passed()
+    chapters: dict[str, list[str]] = {}
+    for label, text in texts().items():
+        chapters.setdefault(text["chapter"], []).append(label)
+    for chapter, labels in chapters.items():
+        left = [label for label in labels if label not in done]
+        _say(f"{chapter}  {len(labels) - len(left)} of {len(labels)}", indent=0)
+        for label in left:
+            _say(texts()[label]["title"])
+    _say(f"kept in {progress_file()}, and sent nowhere", indent=0)
+
+
+@app.command()
 def doctor() -> None:
     """Check versions, devices, folders and data; say what to do about each problem."""
     from tlcourse.doctor import examine

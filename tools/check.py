@@ -65,6 +65,12 @@ CHECKS = (
         ("book", *CODE, "*.md", "Makefile", "_config.yml"),
     ),
     Check(
+        "lab",
+        "the lab's notebooks against their chapters",
+        (PYTHON, "tools/lab.py", "--check"),
+        ("book", "lab", "tools", "tlcourse/exercises", "_toc.yml"),
+    ),
+    Check(
         "unit",
         "unit tests, doctests, equation tests",
         (

@@ -70,6 +70,7 @@ def kernel_environment(ipython: Path) -> dict[str, str]:
     search = filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])
     return {
         "TLCOURSE_PROFILE": "quick",
+        "TLCOURSE_PROGRESS": str(ipython / "progress.json"),  # not the user's
         "TQDM_DISABLE": "1",  # no progress bars in stored outputs and pages
         "PYTHONHASHSEED": "0",
         "PYTHONPATH": os.pathsep.join(search),
