@@ -256,7 +256,7 @@ SLOW = {
     "sleep": (notebook({"scaled": "import time\ndef scaled(v, f): time.sleep(1e6)"}), "timed out", 10),
     "fork bomb": (notebook(last=["import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"]), "timed out", 20),
     "waits for its copies in vain": (  # slower, and no more
-        notebook({"scaled": ZERO["scaled"]}, last=["import os, time\nos.kill = lambda *a: None\nos.waitpid = lambda *a: (0, 0)"]),
+        notebook({"scaled": ZERO["scaled"]}, last=["import os, time\nos.kill = lambda *a: None\nos.waitpid = lambda *a: (0, 0)\nos.wait4 = lambda *a: (0, 0, None)"]),
         "graded", 10,
     ),
     "output flood": (notebook(last=["while True: print('x' * 100_000)"]), "crashed", 20),

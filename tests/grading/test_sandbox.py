@@ -94,10 +94,10 @@ def test_calls_values_and_errors_cross():
 
 
 def test_limits_end_a_process():
-    with Sandbox(limits=Limits(cell=1)) as box, pytest.raises(TimedOut):
+    with Sandbox(limits=Limits(cell=0.5)) as box, pytest.raises(TimedOut):
         box.run_cell("import time; time.sleep(100)")
-    with Sandbox(limits=Limits(total=2)) as box, pytest.raises(TimedOut):
-        list(map(box.run_cell, ["import time; time.sleep(0.2)"] * 100))
+    with Sandbox(limits=Limits(total=1)) as box, pytest.raises(TimedOut):
+        list(map(box.run_cell, ["import time; time.sleep(0.5)"] * 100))
     with Sandbox(limits=Limits(output=1 << 20)) as box, pytest.raises(Ended, match="printed"):
         box.run_cell("while True: print('x' * 1000)")
 

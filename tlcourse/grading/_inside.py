@@ -177,15 +177,20 @@ def _tensors(value: Any) -> Any:
     return value
 
 
-def test(notebook: Notebook, channel_in: BinaryIO, channel_out: BinaryIO, seconds: float) -> str:
+def test(
+    notebook: Notebook, channel_in: BinaryIO, channel_out: BinaryIO, seconds: float, wait: float
+) -> str:
     """Answer the calls of one test in a copy of this process; return how the copy ended.
 
-    Whatever a test leaves behind, changed variables or a broken process, ends with the copy.
+    Whatever a test leaves behind, changed variables or a broken process, ends with the copy. It has
+    so many seconds of a processor, and may wait so many by the clock.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or there is nothing to wait for
     child = os.fork()
     if child == 0:
         try:
+            whole = int(seconds) + 1
+            resource.setrlimit(resource.RLIMIT_CPU, (whole, whole))
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(1)
             while True:
@@ -196,12 +201,13 @@ def test(notebook: Notebook, channel_in: BinaryIO, channel_out: BinaryIO, second
         except BaseException:
             os._exit(1)
         os._exit(0)
-    until = time.monotonic() + seconds
+    until = time.monotonic() + wait
     while True:
-        done, status = os.waitpid(child, os.WNOHANG)
+        done, status, used = os.wait4(child, os.WNOHANG)
         if done:
-            code = os.waitstatus_to_exitcode(status)
-            return "ended" if code == 0 else "crashed"
+            if used.ru_utime + used.ru_stime >= seconds and os.WIFSIGNALED(status):
+                return "timed out"
+            return "ended" if status == 0 else "crashed"
         if time.monotonic() > until:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
@@ -222,7 +228,8 @@ def main() -> None:
         if request["op"] == "cell":
             write(channel_out, notebook.run(request["source"], request["number"]))
         elif request["op"] == "test":
-            how = test(notebook, channel_in, channel_out, request["seconds"])
+            limits = request["seconds"], request["wait"]
+            how = test(notebook, channel_in, channel_out, *limits)
             write(channel_out, {"test": how})
 
 

@@ -105,8 +105,10 @@ def load(folder: Path) -> Assignment:
     notebook, script = folder / f"{name}.ipynb", folder / "tests.py"
     for path in (notebook, script):
         if not path.is_file():
-            raise OSError(f"{path} is missing: an assignment is a folder NAME with NAME.ipynb and "
-                          "tests.py. `tlcourse assignment new` makes one.")  # fmt: skip
+            raise OSError(
+                f"{path} is missing: an assignment is a folder NAME with NAME.ipynb and tests.py. "
+                "`tlcourse assignment new` makes one."
+            )
     data = notebook.read_bytes()
     spec = importlib.util.spec_from_file_location(f"tlcourse_assignment_{name}", script)
     assert spec is not None
@@ -176,8 +178,10 @@ def close(
         raise Failed(f"{what} should be a tensor of numbers; it is {kind}.", f"{what} is {kind}.")
     given = np.asarray(actual)
     if given.shape != wanted.shape:
-        raise Failed(f"{what} has shape {given.shape}, {wanted.shape} is expected.",
-                     f"{what} has an unexpected shape.")  # fmt: skip
+        raise Failed(
+            f"{what} has shape {given.shape}, {wanted.shape} is expected.",
+            f"{what} has an unexpected shape.",
+        )
     given = given.astype(np.float64)
     if not np.isfinite(given).all():
         raise Failed(f"{what} has NaN or infinite values.", f"{what} has NaN or infinite values.")

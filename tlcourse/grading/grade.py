@@ -14,7 +14,7 @@ from typing import Any
 from tlcourse._files import writing
 from tlcourse.grading.assignment import Assignment, Failed, Test, generator
 from tlcourse.grading.notebook import TEST, Invalid, Plan, Step, parse, plan
-from tlcourse.grading.sandbox import Answered, Ended, Sandbox, TimedOut
+from tlcourse.grading.sandbox import PATIENCE, Answered, Ended, Sandbox, TimedOut
 
 FORM = 1  # of a result; another number grades everything again
 RESTARTS = 3
@@ -38,7 +38,7 @@ class _Session:
 
     def __init__(self, assignment: Assignment, steps: list[Step], way: str) -> None:
         self.assignment, self.steps, self.way = assignment, steps, way
-        self.until = time.monotonic() + assignment.limits.total
+        self.until = time.monotonic() + PATIENCE * assignment.limits.total
         self.ended: dict[int, Ended] = {}
         self.ran: dict[int, Record] = {}
         self.starts = 0
@@ -51,7 +51,7 @@ class _Session:
             if self.starts > RESTARTS or left < 1:
                 return None
             self.starts += 1
-            limits = dataclasses.replace(self.assignment.limits, total=left)
+            limits = dataclasses.replace(self.assignment.limits, total=left / PATIENCE)
             box = Sandbox(self.assignment.course, limits, self.way)
             try:
                 self._run_cells(box)

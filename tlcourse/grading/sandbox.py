@@ -57,6 +57,9 @@ REFUSED = (
 )
 
 
+PATIENCE = 5
+
+
 class Unavailable(OSError):
     """There is no sandbox on this machine; the message says how to get one."""
 
@@ -93,7 +96,11 @@ class Answered(RuntimeError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a submission may use: seconds, bytes, processes."""
+    """What a submission may use: seconds, bytes, processes.
+
+    Seconds are those of a processor, so that a busy machine takes no points. What waits rather than
+    computes is ended after `PATIENCE` times as many seconds by the clock.
+    """
 
     cell: float = 60.0
     test: float = 10.0
@@ -147,10 +154,12 @@ class Sandbox:
         way: str = "bubblewrap",
     ) -> None:
         self.limits = limits or Limits()
-        self._until = time.monotonic() + self.limits.total
+        self._until = time.monotonic() + PATIENCE * self.limits.total
         self._printed = 0
         self._output = bytearray()
         self._looked = 0.0
+        self._used = 0.0  # seconds of a processor, when last looked at
+        self._may_use = float("inf")
         self._cells = 0
         self.child = 0  # the first process inside, where it is known
         self._first = -1  # a handle of it, which no other process can come by
@@ -164,7 +173,7 @@ class Sandbox:
         else:
             self._start(container(way, course, self.limits))
         try:
-            ready = self._exchange(None, 60)
+            ready = self._exchange(None, time.monotonic() + 120)
         except Ended as error:
             self.close()
             why = self._said().strip() or str(error)
@@ -195,7 +204,9 @@ class Sandbox:
         """
         self._cells += 1
         request = {"op": "cell", "source": source, "number": self._cells}
-        reply = self._exchange(request, self.limits.cell)
+        self._may_use = self._used + self.limits.cell
+        reply = self._exchange(request, time.monotonic() + PATIENCE * self.limits.cell)
+        self._may_use = float("inf")  # a test is limited inside
         error, trace = reply.get("error"), reply.get("trace")
         return Ran(
             self._said(),
@@ -210,15 +221,16 @@ class Sandbox:
         What the test leaves behind there vanishes with the copy.
         """
         seconds = self.limits.test if seconds is None else seconds
-        until = time.monotonic() + seconds + 2  # the sandbox itself should end a test in time
-        self._send({"op": "test", "seconds": seconds}, until)
+        wait = PATIENCE * seconds
+        until = time.monotonic() + wait + 2  # the sandbox itself should end a test in time
+        self._send({"op": "test", "seconds": seconds, "wait": wait}, until)
         open_ = True
 
         def ask(request: dict[str, Any]) -> dict[str, Any]:
             nonlocal open_
             if not open_:
                 raise Answered("crashed")
-            reply = self._exchange(request, until - time.monotonic())
+            reply = self._exchange(request, until)
             if "test" in reply:
                 open_ = False
                 raise Answered("timed out" if reply["test"] == "timed out" else "crashed")
@@ -228,7 +240,7 @@ class Sandbox:
             yield Student(ask)
         finally:
             if open_ and self._process.poll() is None:
-                self._exchange({"op": "end"}, until - time.monotonic())
+                self._exchange({"op": "end"}, until)
             self._output.clear()  # what a test makes a function print could quote the test
 
     def close(self) -> None:
@@ -313,9 +325,9 @@ class Sandbox:
                 except OSError:
                     self._end(Ended("its process ended"))
 
-    def _exchange(self, message: dict[str, Any] | None, seconds: float) -> dict[str, Any]:
+    def _exchange(self, message: dict[str, Any] | None, until: float) -> dict[str, Any]:
         """Send a message, if any, and return the next one, within the limits of time and size."""
-        until = min(time.monotonic() + seconds, self._until)
+        until = min(until, self._until)
         if message is not None:
             self._send(message, until)
         data, wanted, parts = bytearray(), _wire.HEAD.size, (0, 0)
@@ -345,8 +357,12 @@ class Sandbox:
             self._end(TimedOut("its time was up"))
         if now - self._looked > 0.2:
             self._looked = now
-            if self.child and memory(self.child, self.limits.memory) > self.limits.memory:
-                self._end(Ended(f"it used more than {self.limits.memory >> 20:,} MB of memory"))
+            if self.child:
+                size, self._used = usage(self.child, self.limits.memory)
+                if size > self.limits.memory:
+                    self._end(Ended(f"it used more than {self.limits.memory >> 20:,} MB of memory"))
+                if self._used > self._may_use:
+                    self._end(TimedOut("its time was up"))
         asked = select.poll()
         asked.register(self._err, select.POLLIN)
         asked.register(*((self._in, select.POLLOUT) if writing else (self._out, select.POLLIN)))
@@ -520,11 +536,11 @@ def container(way: str, course: Sequence[str], limits: Limits) -> list[str]:
     return [*command, "--entrypoint", "python", image, *inside]
 
 
-def memory(process: int, enough: int) -> int:
-    """Return the bytes that a process and its descendants use, shared ones counted once.
+def usage(process: int, enough: int) -> tuple[int, float]:
+    """Return the bytes and the seconds of a processor that a process and its descendants use.
 
-    The exact count is slow; it is made only where the quick one, which counts what copies of a
-    process share in each of them, is above ``enough``.
+    Bytes that copies of a process share are counted once. That is slow; it is done only where the
+    quick count, of them in each copy, is above ``enough``.
     """
     found, todo = [], [process]
     while todo:
@@ -533,19 +549,21 @@ def memory(process: int, enough: int) -> int:
         with contextlib.suppress(OSError, ValueError):
             for children in Path(f"/proc/{pid}/task").glob("*/children"):
                 todo += map(int, children.read_text().split())
-    page = os.sysconf("SC_PAGE_SIZE")
-    quick = exact = 0
+    pages = ticks = exact = 0
     for pid in found:
         with contextlib.suppress(OSError, ValueError, IndexError):
-            quick += page * int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    if quick <= enough:
-        return quick
+            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15]))  # its own, and those of children that ended
+    size, seconds = pages * os.sysconf("SC_PAGE_SIZE"), ticks / os.sysconf("SC_CLK_TCK")
+    if size <= enough:
+        return size, seconds
     for pid in found:
         with contextlib.suppress(OSError, ValueError, IndexError):
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
                 if line.startswith("Pss:"):
                     exact += 1024 * int(line.split()[1])
-    return exact
+    return exact, seconds
 
 
 def _inside(limits: Limits, uid: int, folder: Path | None = None) -> list[str]:

@@ -6,7 +6,7 @@ from tlcourse.grading.assignment import Failed, Tests, close
 from tlcourse.grading.sandbox import Limits
 
 tests = Tests()
-limits = Limits(cell=8, test=4, total=40, memory=1 << 30, processes=40, disk=64 << 20)
+limits = Limits(cell=3, test=2, total=30, memory=1 << 30, processes=40, disk=64 << 20)
 
 
 @tests.visible("test-total", 4, "Three numbers.")
