@@ -20,8 +20,8 @@ BOOTSTRAP := tools/bootstrap.py \
 	$(if $(call given,TORCH),--torch "$(call given,TORCH)") \
 	$(if $(call given,PYTHON),--python "$(call given,PYTHON)")
 
-.PHONY: help ready book test test-unit test-notebooks test-site test-lowest test-newest lint types \
-	lab serve bench measure claims picture format clean distclean
+.PHONY: help ready book test test-unit test-grading test-notebooks test-site test-lowest test-newest \
+	lint types lab serve bench measure claims picture format clean distclean
 
 help:
 	@printf 'make book            run every notebook and build the site\n'
@@ -30,6 +30,7 @@ help:
 	@printf 'make serve           show the built site at http://127.0.0.1:$(PORT)/ (PORT=8000)\n'
 	@printf 'make format          bring code and notebooks into their stored form\n\n'
 	@printf 'make test-unit       unit tests, doctests, equation tests\n'
+	@printf 'make test-grading    every hostile and broken submission (minutes)\n'
 	@printf 'make test-notebooks  every notebook against its recorded outputs\n'
 	@printf 'make test-site       build the site, then check its pages\n'
 	@printf 'make test-lowest     unit tests with the oldest versions allowed (takes 6 GB)\n'
@@ -61,6 +62,9 @@ test: ready
 
 test-unit: ready
 	@$(PY) tools/check.py unit
+
+test-grading: ready
+	@$(PY) -m pytest -q -n 2 --dist loadgroup tests/grading
 
 test-notebooks: ready
 	@$(PY) tools/check.py notebooks

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from tlcourse.grading.cli import app as assignment_app
+
 if TYPE_CHECKING:
     from tlcourse.experiments import Experiment, Result
 
@@ -38,6 +40,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="The course's data sets: what is here, and how to get the rest.")
 app.add_typer(data_app, name="data", no_args_is_help=True)
+app.add_typer(assignment_app, name="assignment", no_args_is_help=True)
 
 Out = Annotated[
     Path | None,

@@ -77,6 +77,7 @@ CHECKS = (
             # Tests of one group, such as those that start processes, run one after another.
             *(*PYTEST, "-n", "2", "--dist", "loadgroup"),
             *("tests", "tlcourse", "--ignore=tests/book"),
+            *("-m", "not grading"),  # `make test-grading` runs those too
         ),
         ("tlcourse", "tests", "book/results"),
         threads="1",

@@ -1,0 +1,1 @@
+"""Grading of assignments: student code in a sandbox, the tests outside of it."""

@@ -1,0 +1,92 @@
+"""nbgrader's gradebook and release, the one place where nbgrader is used.
+
+nbgrader makes the students' notebook and keeps points, comments and marks by hand; its own step
+that executes submissions is never called.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tlcourse.grading.assignment import Assignment
+from tlcourse.grading.grade import Record, scores
+
+NEEDS = "The gradebook needs nbgrader: pip install 'tlcourse[instructor]'"
+
+
+def config(folder: Path) -> Any:
+    """Return nbgrader's settings for a course folder."""
+    try:
+        from nbgrader.apps import NbGraderAPI  # noqa: F401
+        from traitlets.config import Config
+    except ImportError as error:
+        raise ImportError(f"{NEEDS} ({error})") from None
+    # nbgrader starts the program `alembic` by its name, wherever Python itself was started from.
+    here = str(Path(sys.executable).parent)
+    if here not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", os.defpath)])
+    settings = Config()
+    settings.CourseDirectory.root = str(folder.resolve())
+    settings.CourseDirectory.course_id = "course"
+    return settings
+
+
+def release(folder: Path, assignment: Assignment) -> Path:
+    """Write the students' notebook with nbgrader, and its cells into the gradebook."""
+    import logging
+
+    settings = config(folder)
+    from nbgrader.apps import NbGraderAPI
+    from nbgrader.coursedir import CourseDirectory
+
+    logging.getLogger("traitlets").setLevel(logging.ERROR)
+    api = NbGraderAPI(CourseDirectory(config=settings), config=settings)
+    done = api.generate_assignment(assignment.name, force=True, create=True)
+    if not done["success"]:
+        raise ValueError(f"nbgrader did not release it: {done.get('log') or done.get('error')}")
+    path = folder / "release" / assignment.name / f"{assignment.name}.ipynb"
+    return path
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Any]:
+    """Open the gradebook of a course folder."""
+    config(folder)
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{(folder / 'gradebook.db').resolve()}", "course") as book:
+        yield book
+
+
+def enter(book: Any, student: str, assignment: Assignment, record: Record) -> None:
+    """Write a result into the gradebook; marks and comments by hand stay as they are."""
+    book.update_or_create_student(student)
+    book.update_or_create_submission(assignment.name, student)
+    earned = scores(record, assignment)
+    (notebook,) = book.find_submission(assignment.name, student).notebooks
+    for grade in notebook.grades:
+        if grade.name in earned:
+            grade.auto_score, grade.needs_manual_grade = earned[grade.name], False
+        elif grade.manual_score is None:
+            grade.needs_manual_grade = record["status"] != "invalid"
+    book.db.commit()
+
+
+def by_hand(book: Any, student: str, assignment: Assignment) -> tuple[dict[str, float], bool, Any]:
+    """Return the marks by hand, whether some are still to come, and the comments, by cell."""
+    from nbgrader.api import MissingEntry
+
+    try:
+        (notebook,) = book.find_submission(assignment.name, student).notebooks
+    except MissingEntry:
+        return {}, False, {}
+    written = {cell.grade_id for cell in assignment.written}
+    marks = {g.name: g.manual_score for g in notebook.grades if g.manual_score is not None}
+    waiting = any(g.needs_manual_grade for g in notebook.grades if g.name in written)
+    comments = {c.name: c.comment for c in notebook.comments if c.comment}
+    return marks, waiting, comments
