@@ -1,8 +1,8 @@
 r"""The derivation behind distillation, checked: by autograd, by rising temperature, by algebra.
 
 Hinton, Vinyals and Dean (2015) derive the gradient of the soft term by hand and then approximate it
-for a high temperature. Each step is a function here, in the symbols of the derivation: :math:`z` the student's
-logits, :math:`v` the teacher's, :math:`q` and :math:`p` their softened probabilities.
+for a high temperature. Each step is a function here, in the symbols of the derivation: :math:`z`
+the student's logits, :math:`v` the teacher's, :math:`q` and :math:`p` their softened probabilities.
 """
 
 from __future__ import annotations

@@ -214,7 +214,8 @@ MNIST_QUICK = MNIST_FULL | {
 }
 
 
-# The paper's table of differences, its last column: LwF as it stands, the others LwF plus their difference.
+# The paper's table of differences, its last column: LwF as it stands, the others LwF plus their
+# difference.
 PAPER = {
     "lwf": (49.8, 99.3),
     "finetune": (49.8 - 2.8, 99.3 + 0.0),
@@ -257,8 +258,8 @@ LWF_MNIST = Experiment(
     rows=_rows(PAPER),
     source=(
         "Li and Hoiem (2016), AlexNet, ImageNet to MNIST (all of its training images), from their "
-        "table of differences: the entries of LwF, and for the others LwF plus the difference that the "
-        "table gives. Another old task, another network: compare the differences"
+        "table of differences: the entries of LwF, and for the others LwF plus the difference that "
+        "the table gives. Another old task, another network: compare the differences"
     ),
     settings={"quick": MNIST_QUICK, "full": MNIST_FULL},
     seeds={"quick": 1, "full": 8},
