@@ -1,4 +1,4 @@
-"""Continual learning: chapter *methods/continual*.
+"""Continual learning: chapters *methods/continual* and *methods/progressive*.
 
 Learning without forgetting (Li and Hoiem, 2016), progressive networks (Rusu et al., 2016),
 less-forgetting learning (Jung et al., 2016), and the measures of forgetting and transfer.

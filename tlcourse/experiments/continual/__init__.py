@@ -1,1 +1,1 @@
-"""Experiments on continual learning; chapter `methods/continual`."""
+"""Experiments on continual learning; chapters `methods/continual` and `methods/progressive`."""
