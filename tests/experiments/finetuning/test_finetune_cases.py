@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tlcourse.data import few_per_class
-from tlcourse.experiments import get
+from tlcourse.experiments import get, load_result
 from tlcourse.experiments._engine.runner import run
 from tlcourse.experiments.finetuning import _two_targets as two
 from tlcourse.experiments.finetuning import finetune_cases as module
@@ -142,3 +142,124 @@ def test_every_way_was_chosen_for_in_every_case():
 
 
 # --- what the chapter says of the recorded result -------------------------------------------------
+
+
+CASES = ("similar-small", "different-small", "similar-large", "different-large")
+ADVICE = {
+    "similar-small": "head-similar-small",
+    "different-small": "new-later-different-small",
+    "similar-large": "all-d3-similar-large",
+    "different-large": "all-d1-different-large",
+}
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return load_result("finetune-cases")
+
+
+def advised(case, budget):
+    return ADVICE[case] if ADVICE[case].startswith("head") else f"{ADVICE[case]}-{budget}"
+
+
+@pytest.mark.claim("claim-rates-ten")
+def test_claim_a_decay_of_ten_is_too_slow(claim, recorded):
+    for case in ("similar-small", "different-small", "different-large"):
+        claim.better(recorded, f"all-d1-{case}-many", f"all-d10-{case}-many")
+    claim.no_difference(
+        recorded, "all-d1-similar-large-many", "all-d10-similar-large-many", within=1
+    )
+
+
+@pytest.mark.claim("claim-rates-three")
+def test_claim_one_rate_and_a_decay_of_three_are_near(claim, recorded):
+    for case in ("similar-large", "different-large"):
+        claim.no_difference(recorded, f"all-d1-{case}-many", f"all-d3-{case}-many", within=1)
+
+
+@pytest.mark.claim("claim-rates-three-behind")
+def test_claim_one_rate_is_ahead_on_the_small_and_similar_target(claim, recorded):
+    claim.better(recorded, "all-d1-similar-small-many", "all-d3-similar-small-many")
+
+
+def test_the_largest_rate_on_offer_was_chosen_for_a_decay_of_ten():
+    assert {module.CHOSEN[f"{case}-many"]["all-d10"][0] for case in CASES} == {0.03}
+
+
+@pytest.mark.claim("claim-depth-stage3")
+def test_claim_the_last_stage_is_worth_training(claim, recorded):
+    for case in CASES:
+        claim.better(recorded, f"last-1-{case}-many", f"head-{case}")
+
+
+@pytest.mark.claim("claim-depth-all")
+def test_claim_all_layers_are_ahead_of_the_last_stage(claim, recorded):
+    for case in CASES:
+        claim.better(recorded, f"all-d1-{case}-many", f"last-1-{case}-many")
+
+
+@pytest.mark.claim("claim-depth-two")
+def test_claim_two_stages_are_nearly_all(claim, recorded):
+    for case in CASES:
+        claim.no_difference(recorded, f"all-d1-{case}-many", f"last-2-{case}-many", within=2)
+
+
+@pytest.mark.claim("claim-depth-ceiling")
+def test_claim_the_head_alone_is_behind_the_pixels_on_tiles(claim, recorded):
+    for size in ("small", "large"):
+        claim.better(recorded, f"pixels-different-{size}", f"head-different-{size}")
+
+
+@pytest.mark.claim("claim-cases-few")
+def test_claim_transfer_saves_steps(claim, recorded):
+    for case in CASES:
+        claim.better(recorded, advised(case, "few"), f"scratch-{case}-few")
+
+
+@pytest.mark.claim("claim-cases-few-pixels")
+def test_claim_after_few_steps_the_pixels_are_ahead_on_tiles(claim, recorded):
+    claim.better(recorded, "pixels-different-large", advised("different-large", "few"))
+    claim.on_average(recorded, "pixels-different-small", advised("different-small", "few"))
+
+
+@pytest.mark.claim("claim-cases-plateau")
+def test_claim_the_plateau_is_one(claim, recorded):
+    for case in CASES:
+        claim.no_difference(recorded, f"scratch-{case}-twice", f"scratch-{case}-many", within=2)
+
+
+@pytest.mark.claim("claim-cases-small-similar")
+def test_claim_small_and_similar(claim, recorded):
+    for other in ("head-similar-small", "scratch-similar-small-many", "pixels-similar-small"):
+        claim.better(recorded, "all-d1-similar-small-many", other)
+    claim.better(recorded, "scratch-similar-small-many", "head-similar-small")
+
+
+@pytest.mark.claim("claim-cases-small-different")
+def test_claim_small_and_different(claim, recorded):
+    for other in ("head-different-small", "scratch-different-small-many"):
+        claim.better(recorded, "new-later-different-small-many", other)
+
+
+@pytest.mark.claim("claim-cases-small-different-pixels")
+def test_claim_small_and_different_is_no_more_than_the_pixels(claim, recorded):
+    new = "new-later-different-small-many"
+    claim.no_difference(recorded, new, "pixels-different-small", within=2.5)
+
+
+@pytest.mark.claim("claim-cases-large-similar")
+def test_claim_large_and_similar(claim, recorded):
+    claim.better(recorded, "all-d3-similar-large-many", "head-similar-large")
+
+
+@pytest.mark.claim("claim-cases-large-similar-scratch")
+def test_claim_large_and_similar_is_no_more_than_from_scratch(claim, recorded):
+    claim.no_difference(
+        recorded, "all-d3-similar-large-many", "scratch-similar-large-many", within=1
+    )
+
+
+@pytest.mark.claim("claim-cases-large-different")
+def test_claim_large_and_different(claim, recorded):
+    for way in ("scratch", "new-later"):
+        claim.better(recorded, f"{way}-different-large-many", "all-d1-different-large-many")
