@@ -31,6 +31,7 @@ def images(n, seed=0):
     return LabelledImages(pixels, torch.arange(n) % 3, ("a", "b", "c"), "noise")
 
 
+ENDS = {"transfer": "-160", "scratch": "-160", "pixels": ""}
 FEW, TEST = images(12), images(9, seed=1)
 
 
@@ -142,3 +143,86 @@ def test_steps_are_whole_epochs_with_every_number_of_labels():
         for how in module.FULL["chosen"].values():
             steps = -(-10 * n // how["batch_size"])
             assert all(step % steps == 0 for step in module.FULL["measured"])
+
+
+# --- what the chapter says of the recorded result -------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return load_result("scratch-digits")
+
+
+@pytest.mark.claim("claim-intro-start")
+def test_claim_transfer_starts_higher(claim, recorded):
+    for n in (1, 5, 20):
+        claim.better(recorded, f"transfer-{n}-0", f"scratch-{n}-0")
+
+
+@pytest.mark.claim("claim-intro-asymptote")
+def test_claim_transfer_ends_higher_than_both_baselines(claim, recorded):
+    for other in ("scratch-5-160", "scratch-5-twice", "pixels-5"):
+        claim.better(recorded, "transfer-5-160", other)
+
+
+@pytest.mark.claim("claim-intro-plateau")
+def test_claim_twice_the_steps_change_little(claim, recorded):
+    claim.no_difference(recorded, "scratch-5-twice", "scratch-5-160", within=1.5)
+
+
+@pytest.mark.claim("claim-intro-baseline")
+def test_claim_with_five_labels_the_network_from_scratch_is_a_baseline(claim, recorded):
+    claim.on_average(recorded, "scratch-5-160", "pixels-5")
+    claim.better(recorded, "scratch-5-twice", "pixels-5")
+
+
+@pytest.mark.claim("claim-intro-pixels")
+def test_claim_with_one_label_the_pixels_are_ahead_of_it(claim, recorded):
+    claim.better(recorded, "pixels-1", "scratch-1-160")
+
+
+@pytest.mark.claim("claim-intro-one-label")
+def test_claim_with_one_label_transfer_is_beyond_the_pixels(claim, recorded):
+    claim.better(recorded, "transfer-1-160", "pixels-1")
+
+
+@pytest.mark.claim("claim-intro-twenty-labels")
+def test_claim_with_twenty_labels_little_is_left(claim, recorded):
+    claim.better(recorded, "transfer-20-160", "scratch-20-160")
+    claim.no_difference(recorded, "transfer-20-160", "scratch-20-160", within=2.5)
+
+
+def test_the_lead_shrinks_with_the_labels_in_each_seed(recorded):
+    leads = [
+        [
+            transfer - max(baselines)
+            for transfer, *baselines in zip(
+                *(recorded[f"{way}-{n}{end}"].values for way, end in ENDS.items()), strict=True
+            )
+        ]
+        for n in (1, 5, 20)
+    ]
+    for one, five, twenty in zip(*leads, strict=True):
+        assert one > five > twenty
+
+
+@pytest.mark.claim("claim-intro-wrong-start")
+def test_claim_wrong_names_start_below_random_weights(claim, recorded):
+    claim.better(recorded, "scratch-5-0", "wrong-5-0")
+
+
+@pytest.mark.claim("claim-intro-wrong-sooner")
+def test_claim_wrong_names_are_unlearnt_sooner_than_features_are_learnt(claim, recorded):
+    for step in (16, 40):
+        claim.better(recorded, f"wrong-5-{step}", f"scratch-5-{step}")
+
+
+@pytest.mark.claim("claim-intro-wrong-caught")
+def test_claim_training_from_scratch_catches_up_with_wrong_names(claim, recorded):
+    claim.no_difference(recorded, "wrong-5-160", "scratch-5-160", within=4)
+    claim.on_average(recorded, "wrong-5-160", "scratch-5-160")
+
+
+@pytest.mark.claim("claim-intro-wrong-end")
+def test_claim_right_names_end_higher_than_wrong_ones(claim, recorded):
+    claim.better(recorded, "transfer-5-160", "wrong-5-160")

@@ -1,4 +1,4 @@
-"""The simplest baseline of probe-cifar10: logistic regression on the pixels of the same photographs.
+"""The simplest baseline of probe-cifar10: logistic regression on the pixels of the same images.
 
 A seed draws the images that probe-cifar10 learns from with this seed, and the test images are the
 same. The strength of the regularisation is chosen on the last fifth of the drawn images.
