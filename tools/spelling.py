@@ -23,7 +23,7 @@ from check import ROOT, files_of
 
 FOLDERS = ("book", "tlcourse", "tools", "tests", "*.md", "Makefile", "_config.yml")
 UNREAD = ("tests/book/test_spelling.py",)  # misspelt on purpose
-SUFFIXES = (".py", ".md", ".ipynb", ".yml", ".toml", "")
+SUFFIXES = (".py", ".md", ".ipynb", ".svg", ".yml", ".toml", "")
 BRITISH = ROOT / "tools" / "british.txt"
 IGNORED: tuple[str, ...] = ()  # right, though codespell takes them for mistakes
 
@@ -43,6 +43,8 @@ NO_PROSE = re.compile(
 )
 # A text of one word is a key or a name, and Matplotlib's places have two or three.
 NAME = re.compile(r"""[rbf]*(["'])((?:outside |upper |lower |cent\w+ )*[\w./{}-]*)\1""")
+
+TAG = re.compile(r"<style>.*?</style>|<[^>]*>", re.DOTALL)
 
 
 def blank(text: str) -> str:
@@ -81,6 +83,8 @@ def texts_of(path: Path) -> Iterator[tuple[str, str]]:
             yield f"/cell {i}", read(source)
             shown = cell["metadata"].get("mystnb", {})
             yield f"/cell {i}, figure", of_text(json.dumps(shown, indent=1, ensure_ascii=False))
+    elif path.suffix == ".svg":
+        yield "", TAG.sub(lambda found: blank(found[0]), text)
     else:
         yield "", of_text(text)
 

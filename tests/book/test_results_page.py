@@ -6,6 +6,7 @@ import json
 import sys
 
 import pytest
+import record_code
 from notebooks import BOOK, ROOT
 from pybtex.database import parse_file
 
@@ -128,6 +129,16 @@ def test_the_code_of_every_result_is_recorded():
     for name in EXPERIMENTS:
         runs = load_result(name).record["runs"]
         assert set(code.get(name, ())) == {c for made in runs for c in made["commits"]}, name
+
+
+def test_an_experiment_is_found_in_any_version_of_the_package():
+    package = ROOT / "tlcourse"
+    assert record_code.module_at(package, "kd-mnist") == "tlcourse.experiments.distillation.kd"
+    assert record_code.module_at(package, "none") is None
+
+
+def test_a_commit_that_is_not_there_is_left_out():
+    assert record_code.digests_at("0" * 12, "kd-mnist") is None
 
 
 def test_a_change_of_the_code_is_told():

@@ -77,6 +77,11 @@ def test_code_formulas_addresses_and_titles_in_text_are_not(misspelt, text):
     assert misspelt("page.md", text) == []
 
 
+def test_the_words_of_a_drawing_are_read(misspelt):
+    drawing = '<svg><style>.a{color:gray}</style><g color="gray"/><text>a favorite</text></svg>'
+    assert misspelt("drawing.svg", drawing) == ["drawing.svg:1: favorite ==> favourite"]
+
+
 def test_a_notebook_is_read_by_cells(misspelt):
     cells = [
         {"cell_type": "code", "source": ["%pip list\n", "color = 1  # gray\n"], "metadata": {}},
