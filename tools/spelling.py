@@ -35,9 +35,11 @@ NO_PROSE = re.compile(
     r"|\{[^{}\s]*\}"  # what an f-string fills in
     r"|\]\([^)\s]*\)|\b\w+://\S+"  # addresses
     r"|“[^”]*”|\*[A-Z][^*\n]+\*|\bCenter for [A-Z]"  # titles and names
+    r"|\b[A-Z][\w-]+(?: (?:(?:a|and|by|for|in|of|on|the|to|via|with) )*[A-Z][\w-]+){2,}"
     r"|^[ ]*(?:>>>|\.\.\.)[ ].*$"  # examples
     r"|^[ ]*\w+(?:, \w+)*[ ]*$\n(?=[ ]{8})"  # the names before their description in a docstring
     r"|^[rbf]*[\"']\w+(?= (?:must|holds|was|group)\b)"  # an error begins with an argument's name
+    r"|[\w,]+->\w+"  # the letters of an einsum
     r"|\b\w*[_.=(\[/]\w+|\b\w+[(\[_=]",  # names with what makes them names
     re.MULTILINE | re.DOTALL,
 )
