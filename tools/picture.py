@@ -20,7 +20,6 @@ from notebooks import ROOT
 SITE = ROOT / "_build" / "html"
 PICTURE = ROOT / "book" / "_static" / "site.png"
 SIZE = (1280, 900)
-COLOURS = 64
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -32,7 +31,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def take(browser: str, address: str, target: Path) -> None:
-    """Save what a browser shows of a page; the palette is small, so that the file is too."""
+    """Save what a browser shows of a page."""
     from PIL import Image
 
     with tempfile.TemporaryDirectory() as folder:
@@ -44,8 +43,7 @@ def take(browser: str, address: str, target: Path) -> None:
         command += [f"--screenshot={shot}", "--virtual-time-budget=5000", address]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
         with Image.open(shot) as image:
-            palette = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-            palette.save(target, format="PNG", optimize=True)
+            image.convert("RGB").save(target, format="PNG", optimize=True)
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ from pathlib import Path
 from notebooks import ROOT
 
 from tlcourse import _code
-from tlcourse.experiments import EXPERIMENTS, load_result
+from tlcourse.experiments import EXPERIMENTS, load_result, results_dir
 from tlcourse.experiments._engine.provenance import digests
 
 RECORD = ROOT / "book" / "code.json"
@@ -67,7 +67,8 @@ def main() -> int:
     old = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
     new: dict[str, dict[str, dict[str, str]]] = {}
     missing = []
-    for name in EXPERIMENTS:
+    recorded = [name for name in EXPERIMENTS if (results_dir() / f"{name}.json").is_file()]
+    for name in recorded:
         for commit in commits_of(name):
             found = old.get(name, {}).get(commit) or digests_at(commit, name)
             if found is None:

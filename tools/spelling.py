@@ -23,7 +23,7 @@ from check import ROOT, files_of
 
 FOLDERS = ("book", "tlcourse", "tools", "tests", "*.md", "Makefile", "_config.yml")
 UNREAD = ("tests/book/test_spelling.py",)  # misspelt on purpose
-SUFFIXES = (".py", ".md", ".ipynb", ".yml", ".toml", "")
+SUFFIXES = (".py", ".md", ".ipynb", ".svg", ".yml", ".toml", "")
 BRITISH = ROOT / "tools" / "british.txt"
 IGNORED: tuple[str, ...] = ()  # right, though codespell takes them for mistakes
 
@@ -35,14 +35,18 @@ NO_PROSE = re.compile(
     r"|\{[^{}\s]*\}"  # what an f-string fills in
     r"|\]\([^)\s]*\)|\b\w+://\S+"  # addresses
     r"|“[^”]*”|\*[A-Z][^*\n]+\*|\bCenter for [A-Z]"  # titles and names
+    r"|\b[A-Z][\w-]+(?: (?:(?:a|and|by|for|in|of|on|the|to|via|with) )*[A-Z][\w-]+){2,}"
     r"|^[ ]*(?:>>>|\.\.\.)[ ].*$"  # examples
     r"|^[ ]*\w+(?:, \w+)*[ ]*$\n(?=[ ]{8})"  # the names before their description in a docstring
     r"|^[rbf]*[\"']\w+(?= (?:must|holds|was|group)\b)"  # an error begins with an argument's name
+    r"|[\w,]+->\w+"  # the letters of an einsum
     r"|\b\w*[_.=(\[/]\w+|\b\w+[(\[_=]",  # names with what makes them names
     re.MULTILINE | re.DOTALL,
 )
 # A text of one word is a key or a name, and Matplotlib's places have two or three.
 NAME = re.compile(r"""[rbf]*(["'])((?:outside |upper |lower |cent\w+ )*[\w./{}-]*)\1""")
+
+TAG = re.compile(r"<style>.*?</style>|<[^>]*>", re.DOTALL)
 
 
 def blank(text: str) -> str:
@@ -81,6 +85,8 @@ def texts_of(path: Path) -> Iterator[tuple[str, str]]:
             yield f"/cell {i}", read(source)
             shown = cell["metadata"].get("mystnb", {})
             yield f"/cell {i}, figure", of_text(json.dumps(shown, indent=1, ensure_ascii=False))
+    elif path.suffix == ".svg":
+        yield "", TAG.sub(lambda found: blank(found[0]), text)
     else:
         yield "", of_text(text)
 

@@ -71,18 +71,8 @@ def card(root: Path, page: str, caption: str, note: str) -> str:
     options = [f":link: /{page}", ":link-type: doc", ":class-card: tl-card"]
     if (root / f"{page}.svg").is_file():
         options += [f":img-top: /{page}.svg", f":img-alt: Schematic of the chapter {title}"]
-    return "\n".join(
-        [
-            "::::{grid-item-card}",
-            *options,
-            "",
-            f"{caption}\n^^^",
-            f"**{title}**\\",
-            note,
-            "::::",
-            "",
-        ]
-    )
+    text = [f"[{caption}]{{.tl-part}}\n", f"**{title}**\\", note]
+    return "\n".join(["::::{grid-item-card}", *options, "", *text, "::::", ""])
 
 
 def transfer() -> str:
@@ -338,7 +328,7 @@ def lead_on(
     context["metatags"] = f"{context.get('metatags', '')}\n{FOLDED}\n"
     if ABOUT not in app.env.found_docs:
         return
-    about = context["pathto"](ABOUT)
+    about = "" if pagename == ABOUT else context["pathto"](ABOUT)
     address = site.repository_address(Path(app.srcdir) / "pyproject.toml")
     repository = f' · <a href="{escape(address, quote=True)}">Code</a>' if address else ""
     context["theme_extra_footer"] = (
@@ -350,10 +340,10 @@ def lead_on(
         context["header_buttons"].append(
             {
                 "type": "link",
-                "url": about,
+                "url": about or "#",
                 "tooltip": "Licence, citation and code",
                 "icon": "fas fa-circle-info",
-                "label": "about-button",
+                "label": "about",
             }
         )
 

@@ -53,6 +53,5 @@ def test_an_entry_says_who_what_when_and_where(key):
     assert where or key in DOCUMENTS or "arXiv:" in entry.fields.get("note", "")
     if "eprint" in entry.fields:
         assert re.fullmatch(r"\d{4}\.\d{4,5}", entry.fields["eprint"])
-        assert entry.fields["archiveprefix"] == "arXiv"
     if "doi" in entry.fields:
         assert entry.fields["doi"].startswith("10.")

@@ -6,6 +6,7 @@ import json
 import sys
 
 import pytest
+import record_code
 from notebooks import BOOK, ROOT
 from pybtex.database import parse_file
 
@@ -15,8 +16,9 @@ import source_tables
 import tlcourse_results as page
 from source_tables import TABLES, SourceTable, Standing, standing
 
-from tlcourse.experiments import EXPERIMENTS, Result, ResultRow, get, load_result
+from tlcourse.experiments import Result, ResultRow, get, load_result
 
+RECORDED = page.recorded()
 # Figures of a source that stand in none of the documents: more rows of the paper's own.
 NOT_QUOTED = {"kd-mnist-jitter"}
 
@@ -67,8 +69,8 @@ def test_every_quoted_figure_is_in_one_table():
     assert len(named) == len(set(named))
     with_figures = {
         name
-        for name in EXPERIMENTS
-        if any(row.paper is not None for row in load_result(name).rows.values())
+        for name, recorded in RECORDED.items()
+        if any(row.paper is not None for row in recorded.rows.values())
     }
     assert with_figures - set(named) == NOT_QUOTED
 
@@ -97,9 +99,9 @@ def test_rows_are_grouped_by_what_stands_before_the_colon():
     assert list(page.groups_of(dict.fromkeys(("x", "y", "A: z"), row))) == [""]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", RECORDED)
 def test_every_row_is_in_a_plot_that_a_page_holds(name):
-    recorded = load_result(name)
+    recorded = RECORDED[name]
     panels = list(page.panels(recorded))
     sizes = [sum(map(len, panel.values())) for panel in panels]
     assert sum(sizes) == len(recorded.rows)
@@ -125,9 +127,19 @@ def test_results_stand_in_the_order_of_the_book():
 def test_the_code_of_every_result_is_recorded():
     """`python tools/record_code.py` records it."""
     code = json.loads((ROOT / page.CODE).read_text("utf-8"))
-    for name in EXPERIMENTS:
-        runs = load_result(name).record["runs"]
+    for name, recorded in RECORDED.items():
+        runs = recorded.record["runs"]
         assert set(code.get(name, ())) == {c for made in runs for c in made["commits"]}, name
+
+
+def test_an_experiment_is_found_in_any_version_of_the_package():
+    package = ROOT / "tlcourse"
+    assert record_code.module_at(package, "kd-mnist") == "tlcourse.experiments.distillation.kd"
+    assert record_code.module_at(package, "none") is None
+
+
+def test_a_commit_that_is_not_there_is_left_out():
+    assert record_code.digests_at("0" * 12, "kd-mnist") is None
 
 
 def test_a_change_of_the_code_is_told():

@@ -304,7 +304,7 @@ def test_every_page_leads_to_licence_citation_and_code():
         addresses = [str(tag["href"]) for tag in footer.find_all("a", href=True)]
         for part in ("licence", "citation", "the-code"):
             assert any(a.endswith(f"#{part}") for a in addresses), (page, part)
-        assert soup.select(".article-header-buttons a[href*='about']"), page
+        assert soup.select(".article-header-buttons a.btn-about"), page
 
 
 def test_the_front_page_shows_transfer_and_a_card_for_each_chapter():

@@ -57,6 +57,7 @@ def test_docstrings_comments_and_texts_of_code_are_read(misspelt, code):
         'raise TypeError(f"optimizer must be one of torch, got {optimizer!r}")\n',
         '"""Sum.\n\n    Parameters\n    ----------\n    optimizer\n        Its own.\n    """\n',
         '"""Sum.\n\n    >>> normalize(2)\n    """\n',
+        'outer = einsum("nd,nk->ndk", a, b)\n',
         'note = "`optimizer` and `normalize(x)`"\n',
     ],
 )
@@ -71,10 +72,16 @@ def test_names_in_code_are_not(misspelt, code):
         "$color$ and\n$$\ngray\n$$\n",
         "```python\ncolor = gray\n```\n",
         "As in *Generalized Behavior* and “Optimizing labeled data”.",
+        "Grandvalet and Bengio, Semi-supervised Learning by Entropy Minimization, 2005",
     ],
 )
 def test_code_formulas_addresses_and_titles_in_text_are_not(misspelt, text):
     assert misspelt("page.md", text) == []
+
+
+def test_the_words_of_a_drawing_are_read(misspelt):
+    drawing = '<svg><style>.a{color:gray}</style><g color="gray"/><text>a favorite</text></svg>'
+    assert misspelt("drawing.svg", drawing) == ["drawing.svg:1: favorite ==> favourite"]
 
 
 def test_a_notebook_is_read_by_cells(misspelt):
