@@ -71,7 +71,7 @@ def _without_price(steps: int, price: float = 0.0, factor: float = 0.5) -> float
     optimizer = torch.optim.SGD([s], lr=0.1)
     for _ in range(steps):
         optimizer.zero_grad()
-        (factor * torch.exp(-s) * 0.5 + price * s).backward()  # type: ignore[no-untyped-call]
+        (factor * torch.exp(-s) * 0.5 + price * s).backward()
         optimizer.step()
     return 0.5 * exp(-float(s))
 
