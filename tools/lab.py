@@ -209,7 +209,9 @@ class Chapter:
             if opened is None:
                 write("solution" if self._in_solution else "all", line)
                 continue
-            _, name, title = opened.groups()
+            fence, name, title = opened.groups()
+            if "`" in fence and "`" in title:
+                raise LabError(f"a title with backticks needs a fence of colons: {line!r}")
             options, body = block(lines, line)
             if name == "exercise-start":
                 self.exercises.append(Exercise(options["label"], title))

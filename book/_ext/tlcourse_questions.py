@@ -1,9 +1,11 @@
 """Short questions inside the text: each answer opens, and says whether it is right and why.
 
-    ```{question} What is asked?
+    :::{question} What is asked?
     - an answer :: why it is wrong
     + the right answer :: why
-    ```
+    :::
+
+(With colons: a line that opens a block with backticks may hold no other backtick.)
 
 On the page they are `details`, which a browser opens without a script, by mouse and keyboard;
 printed, they are closed. tools/lab.py makes the same of them in a notebook.
@@ -34,7 +36,7 @@ class Answer(nodes.General, nodes.Element):
     """One answer: its words, a `Words`, and what opens below them."""
 
 
-class Words(nodes.General, nodes.Element):
+class Words(nodes.General, nodes.TextElement):
     """What is seen of an answer before it opens."""
 
 

@@ -151,7 +151,7 @@ def test_an_instructor_gets_the_hint_and_the_solution_too():
     ]
 
 
-QUESTION = "```{question} Which?\n- this :: It is not.\n+ that :: It is, by {eq}`eq-a`.\n```"
+QUESTION = ":::{question} Which?\n- this :: It is not.\n+ that :: It is, by {eq}`eq-a`.\n:::"
 
 
 def test_a_short_question_opens_its_answers():
@@ -170,6 +170,7 @@ def test_a_short_question_opens_its_answers():
         ("```{carousel}\nRound.\n```", "no plain form is known for the directive 'carousel'"),
         ("A {shiny}`word`.", "no plain form is known for the role 'shiny'"),
         ("See {eq}`eq-nowhere`.", "nothing is called 'eq-nowhere'"),
+        ("```{note} Of `x`\nWords.\n```", "a title with backticks needs a fence of colons"),
         ("```{question} Which?\n- this :: No.\n```", "one with [+] that is right"),
         ("```{question} Which?\n+ a :: 1\n+ b :: 2\n```", "one with [+] that is right"),
         ("```{question} Which?\n- this\n+ that :: Yes.\n```", "lines '- answer :: why'"),

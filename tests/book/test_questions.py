@@ -10,14 +10,14 @@ import pytest
 from bs4 import BeautifulSoup
 from notebooks import BOOK
 
-CONF = (
-    "extensions = ['myst_parser', 'tlcourse_questions']\nmyst_enable_extensions = ['dollarmath']\n"
-)
+CONF = """extensions = ['myst_parser', 'tlcourse_questions']
+myst_enable_extensions = ['colon_fence', 'dollarmath']
+"""
 PAGE = """# Title
 
-```{{question}} Which $x$ is *right*?
+:::{{question}} Which $x$ is *right*, by `ls`?
 {lines}
-```
+:::
 """
 LINES = "- the **first** :: It is `0`.\n+ the second :: Since $x = 1$.\n- a < b & c :: No."
 
@@ -65,6 +65,7 @@ def test_it_needs_no_script_and_no_colour(question):
 
 def test_markup_and_formulas_are_read(question):
     assert question.select_one(".tl-asked em").get_text() == "right"
+    assert question.select_one(".tl-asked code").get_text() == "ls"
     assert question.select_one("summary strong").get_text() == "first"
     assert len(question.select(".math")) == 2
 

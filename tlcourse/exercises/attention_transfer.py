@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlcourse.exercises._question import Question, function
+from tlcourse.exercises._question import Question, function, value
 
 
 def _same_value(A_S: Tensor, A_T: Tensor, beta_code: float) -> float:
@@ -38,7 +38,7 @@ def _activations() -> list[tuple[Tensor, Tensor, float]]:
 
 
 q1 = function(
-    "ex-matching-beta",
+    "ex-attention-beta",
     _same_value,
     _activations,
     {
@@ -61,38 +61,72 @@ q1 = function(
 )
 
 
-def _judge_stages(answer: Any) -> str | None:
+def _mended(A_S: Tensor, A_T: Tensor) -> float:
+    from tlcourse.matching import attention_transfer_loss
+
+    return float(attention_transfer_loss([A_S], [A_T], beta=1.0, mode="paper"))
+
+
+def _of_the_batch(A_S: Tensor, A_T: Tensor) -> float:
+    Q_S, Q_T = (A.square().sum(1) for A in (A_S, A_T))
+    return float((Q_S / Q_S.norm() - Q_T / Q_T.norm()).norm() / 2)
+
+
+def _batches() -> list[tuple[Tensor, Tensor]]:
+    draw = torch.Generator().manual_seed(4)
+    A_S, A_T = torch.randn(2, 3, 5, 4, 4, generator=draw)
+    scale = torch.tensor([1.0, 0.1, 3.0]).view(3, 1, 1, 1)
+    return [(A_S[:1], A_T[:1]), (A_S * scale, A_T * scale)]
+
+
+q2 = function(
+    "ex-attention-bug",
+    _mended,
+    _batches,
+    {
+        "the length is still that of the whole batch: dim images count for nothing.": _of_the_batch,
+        "the factor 1/2 of the paper's form is missing.": lambda A_S, A_T: 2 * _mended(A_S, A_T),
+        "it is the sum over the images; the mean is asked for.": lambda A_S, A_T: (
+            len(A_S) * _mended(A_S, A_T)
+        ),
+    },
+)
+
+
+def _judge_differences(answer: Any) -> str | None:
     try:
-        found = [[float(error) for error in errors] for errors in answer]
+        found = [float(one) for one in answer]
     except (TypeError, ValueError):
-        return "a list is asked for: for each of the three stages the list of its errors."
-    if len(found) != 3:
-        return f"three stages are asked for; got {len(found)}."
-    if not all(found):
-        return "a stage has no error at all: has a student been trained?"
-    numbers = [error for errors in found for error in errors]
-    if not 0 <= min(numbers) <= max(numbers) <= 100:
-        return "an error lies outside 0 to 100 %."
-    if max(numbers) <= 1:
-        return "these look like fractions; per cent are asked for."
-    if found[0] == found[1] == found[2]:
-        return "the stages have the same errors: does `layers` reach `at`?"
-    if min(numbers) > 70:
-        return "these look like accuracies, or the students have not learnt; errors are asked for."
+        return "a list is asked for: the differences, seed by seed."
+    if len(found) < 3:
+        return f"all seeds of the chapter are asked for; got {len(found)}."
+    if not any(found):
+        return "every difference is 0: has the student of the last stage been trained anew?"
+    if min(found) > 8:
+        return "these look like errors; subtract those of the students with all three stages."
     return None
 
 
-q2 = Question(
-    "ex-matching-stage",
-    _judge_stages,
-    right=[[24.1], [22.8], [23.5]],
+q3 = Question(
+    "ex-attention-stage",
+    _judge_differences,
+    right=[0.6, -0.4, 1.1],
     wrong={
-        "a list is asked for": 24.1,
-        "three stages are asked for": [[24.1]],
-        "a stage has no error": [[], [], []],
-        "outside 0 to 100": [[2410.0], [2280.0], [2350.0]],
-        "look like fractions": [[0.241], [0.228], [0.235]],
-        "does `layers` reach": [[24.1], [24.1], [24.1]],
-        "look like accuracies": [[75.9], [77.2], [76.5]],
+        "a list is asked for": 0.4,
+        "all seeds of the chapter": [0.6],
+        "trained anew": [0.0, 0.0, 0.0],
+        "these look like errors": [21.4, 22.0, 23.1],
     },
+)
+
+q4 = value(
+    "ex-attention-sanity",
+    [1.0, 1.0],
+    {
+        "the teacher's pictures are its own: the cosine, not its distance from 1, is asked for.": (
+            [0.0, 0.0]
+        ),
+        "a mean is asked for, not a sum over the images.": [2.0, 2.0],
+    },
+    tolerance=1e-3,
 )

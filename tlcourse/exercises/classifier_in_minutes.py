@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tlcourse.exercises._question import function
+from tlcourse.exercises._question import Question, function
 
 
 def _sure_or_silent(p: Tensor, threshold: float) -> int | None:
@@ -52,6 +53,31 @@ q1 = function(
 )
 
 
+def _judge_accuracy(answer: Any) -> str | None:
+    try:
+        found = float(answer)
+    except (TypeError, ValueError):
+        return "an accuracy is asked for, one number."
+    if found > 1:
+        return "this looks like per cent; `accuracy` returns a fraction, leave it."
+    if found == 1:
+        return "nothing is mistaken: are the photos in the test those of the training?"
+    return None if found > 0 else "nothing is right: do features and labels belong together?"
+
+
+q2 = Question(
+    "ex-classifier-more",
+    _judge_accuracy,
+    right=0.81,
+    wrong={
+        "one number": [0.8, 0.9],
+        "looks like per cent": 81.0,
+        "nothing is mistaken": 1.0,
+        "nothing is right": 0.0,
+    },
+)
+
+
 def _most_confused(counts: Tensor, classes: Sequence[str], way: str = "") -> tuple[str, str]:
     def mistaken(i: int, j: int) -> int:
         if way in ("one way", "other way"):
@@ -69,7 +95,7 @@ def _largest(counts: Tensor, classes: Sequence[str], diagonal: bool) -> tuple[st
     return classes[i], classes[j]
 
 
-q2 = function(
+q3 = function(
     "ex-classifier-others",
     _most_confused,
     lambda: [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tlcourse.exercises._question import Question, function
 
@@ -59,6 +60,42 @@ q1 = function(
 )
 
 
+def _largest_gradient(z_hat: Tensor, z: Tensor) -> float:
+    """Return the largest entry of (y_hat' - y') / (T N) at T = 2."""
+    apart = torch.softmax(z_hat / 2, 1) - torch.softmax(z / 2, 1)
+    return float(apart.abs().max()) / (2 * len(z))
+
+
+def _answers() -> list[tuple[Tensor, Tensor]]:
+    z_hat, z = 3 * torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(2))
+    return [(3 * torch.eye(4), torch.zeros(4, 4)), (z, z), (z_hat, z)]
+
+
+q2 = function(
+    "ex-continual-late",
+    _largest_gradient,
+    _answers,
+    {
+        "the mean over the images is missing: divide by their number.": lambda z_hat, z: (
+            len(z) * _largest_gradient(z_hat, z)
+        ),
+        "the 1 / T of the softened answers is missing.": lambda z_hat, z: (
+            2 * _largest_gradient(z_hat, z)
+        ),
+        "the factor T² is distillation's; learning without forgetting has none.": (
+            lambda z_hat, z: 4 * _largest_gradient(z_hat, z)
+        ),
+        "the answers must be softened: this is the gradient at T = 1.": lambda z_hat, z: float(
+            (torch.softmax(z_hat, 1) - torch.softmax(z, 1)).abs().max() / len(z)
+        ),
+        "this is 0 whatever was recorded: has `z_hat` been put in the place of `z`?": (
+            lambda z_hat, z: 0.0
+        ),
+    },
+    tolerance=1e-5,
+)
+
+
 def _judge_weights(answer: Any) -> str | None:
     import pandas as pd
 
@@ -89,7 +126,7 @@ def _tables(old: float = 0.9, new: float = 0.7, step: float = 0.01, n: int = 3) 
     return [{"old": old + i * step, "new": new - i * step} for i in range(n)]
 
 
-q2 = Question(
+q3 = Question(
     "ex-continual-weight",
     _judge_weights,
     right={1.0: _tables(0.8, 0.9), 1000.0: _tables()},
@@ -103,40 +140,4 @@ q2 = Question(
         "does `old_weight` reach": {1.0: _tables(), 1000.0: _tables()},
         "tables exchanged": {1.0: _tables(), 1000.0: _tables(0.8, 0.9)},
     },
-)
-
-
-def _column_size(k: int) -> int:
-    from tlcourse.continual import ProgressiveNetwork
-
-    network = ProgressiveNetwork(256, (100, 100)).eval()
-    for _ in range(k + 1):
-        network.add_column(2)
-    return sum(p.numel() for p in network.columns[k].parameters())
-
-
-_OWN = 257 * 100 + 101 * 100 + 101 * 2
-_V, _U = 100 * 100, 100 * 100 + 100 * 2  # V for each earlier column and adapter; both U
-
-q3 = function(
-    "ex-continual-size",
-    _column_size,
-    lambda: [(k,) for k in range(4)],
-    {
-        "these are the own layers alone; from k = 1 on there are adapters too.": lambda k: _OWN,
-        "the biases are missing, of the layers and of V.": lambda k: (
-            256 * 100 + 100 * 100 + 100 * 2 + (2 * (k + _V * k) + _U if k else 0)
-        ),
-        "V reads all k earlier columns: it is 100 by 100 k.": lambda k: (
-            _OWN + (2 * (k + _V + 100) + _U if k else 0)
-        ),
-        "the learnt scalars are missing, one for each earlier column and adapter.": lambda k: (
-            _OWN + (2 * (_V * k + 100) + _U if k else 0)
-        ),
-        "U has no bias.": lambda k: _OWN + (2 * (k + _V * k + 100) + _U + 102 if k else 0),
-        "this is the whole network; the last column alone is asked for.": lambda k: sum(
-            _column_size(i) for i in range(k + 1)
-        ),
-    },
-    tolerance=1e-9,
 )

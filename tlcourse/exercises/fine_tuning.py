@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
-from tlcourse.exercises._question import Question, function
+from tlcourse.exercises._question import NotAttemptedError, Question, function, not_a_function
 
 
 def _rates(lr: float, decay: float, n: int) -> list[float]:
@@ -42,35 +43,98 @@ q1 = function(
 )
 
 
+def _judge_mended(answer: Any) -> str | None:
+    from tlcourse.models import SmallResNet
+
+    if said := not_a_function(answer):
+        return said
+    torch.manual_seed(0)
+    model = SmallResNet(3, in_channels=1, width=4)
+    optimizer = torch.optim.Adam(model.head.parameters(), lr=3e-3)
+    model(torch.rand(4, 1, 16, 16)).square().sum().backward()
+    optimizer.step()
+    moments = optimizer.state[model.head.weight]["exp_avg"].clone()
+    found = answer(model, optimizer, ("backbone.stage3",))
+    if found is None or found is ...:
+        raise NotAttemptedError
+    if not isinstance(found, torch.optim.Optimizer):
+        return f"the optimiser is asked for, not {type(found).__name__}."
+    held = {id(p) for group in found.param_groups for p in group["params"]}
+    if not all(id(p) in held for p in model.head.parameters()):
+        return "the optimiser does not move the head any more."
+    if not all(id(p) in held for p in model.get_submodule("backbone.stage3").parameters()):
+        return "the optimiser does not know the unfrozen stage yet."
+    kept = found.state.get(model.head.weight, {}).get("exp_avg")
+    if kept is None or not torch.equal(kept, moments):
+        return "the momentum of the head is lost: add to the optimiser, do not make a new one."
+    if any(id(p) in held for p in model.get_submodule("backbone.stage1").parameters()):
+        return "it moves stage1 too, which is still to be frozen."
+    return None
+
+
+def _mended(how: str = "") -> Any:
+    def mended(model: Any, optimizer: Any, unfrozen: Any) -> Any:
+        new = [p for name in unfrozen for p in model.get_submodule(name).parameters()]
+        if how == "anew":
+            return torch.optim.Adam([*model.head.parameters(), *new])
+        if how == "new alone":
+            return torch.optim.Adam(new)
+        if how == "all":
+            new = list(model.backbone.parameters())
+        if how != "flag":
+            optimizer.add_param_group({"params": new, "lr": 1e-3})
+        for parameter in new:
+            parameter.requires_grad = True
+        return new if how == "list" else optimizer
+
+    return mended
+
+
+q2 = Question(
+    "ex-finetuning-optimiser",
+    _judge_mended,
+    right=_mended(),
+    wrong={
+        "does not know the unfrozen stage": _mended("flag"),
+        "the momentum of the head is lost": _mended("anew"),
+        "does not move the head": _mended("new alone"),
+        "the optimiser is asked for": _mended("list"),
+        "still to be frozen": _mended("all"),
+    },
+)
+
+
 def _judge_inverted(answer: Any) -> str | None:
     import pandas as pd
 
     try:
-        runs = pd.DataFrame(answer).astype(float)
+        table = pd.DataFrame(answer).astype(float)
     except (TypeError, ValueError):
-        return "a table is asked for: a row for each seed, a column for each way."
-    if "from scratch" not in runs.columns or len(runs.columns) < 3:
-        return "the columns are the ways that `all_ways` returns; a row is what it returns."
-    if len(runs) != 3:
-        return f"three seeds are asked for; the table has {len(runs)} rows."
-    if len(runs.drop_duplicates()) == 1:
-        return "the three rows are equal: does each use its own seed?"
-    if runs.to_numpy().max() > 1:
-        return "these look like per cent; `all_ways` returns fractions, leave them."
+        return "a table is asked for: a column for each target, a row for each way."
+    if table.shape != (2, 2):
+        return "two targets and two ways are asked for: the head alone, and the pixels."
+    if table.to_numpy().max() > 1:
+        return "these look like per cent; `accuracy` returns fractions, leave them."
+    if table.iloc[:, 0].equals(table.iloc[:, 1]):
+        return "both columns are equal: are the images of the second one inverted?"
     return None
 
 
-def _runs(scale: float = 1.0, n: int = 3, step: float = 0.01) -> list[dict[str, float]]:
-    ways = {"nothing": 0.5, "from scratch": 0.4, "pixels": 0.45}
-    return [{way: scale * (a + i * step) for way, a in ways.items()} for i in range(n)]
+def _table(dark: float = 0.5, scale: float = 1.0) -> dict[str, dict[str, float]]:
+    return {
+        "white on black": {"head alone": 0.9 * scale, "pixels": 0.8 * scale},
+        "black on white": {"head alone": dark * scale, "pixels": 0.8 * scale},
+    }
 
 
-_rows: dict[str, Any] = {
-    "a table is asked for": "inverted",
-    "the columns are the ways": [{"nothing": 0.5}] * 3,
-    "three seeds": _runs(n=1),
-    "its own seed": _runs(step=0),
-    "look like per cent": _runs(scale=100),
-}
-
-q2 = Question("ex-finetuning-inverted", _judge_inverted, right=_runs(), wrong=_rows)
+q3 = Question(
+    "ex-finetuning-inverted",
+    _judge_inverted,
+    right=_table(),
+    wrong={
+        "a table is asked for": "inverted",
+        "two targets and two ways": {"white on black": {"head alone": 0.9}},
+        "look like per cent": _table(scale=100),
+        "both columns are equal": _table(dark=0.9),
+    },
+)

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+from math import ceil, log
 from typing import Any
 
 import torch
 
-from tlcourse.exercises._question import Question, not_a_function
+from tlcourse.exercises._question import Question, function, not_a_function
+
+
+def _batches(a: float, part: float) -> int:
+    """Return the number of batches, one after the other."""
+    left, k = 1.0, 0
+    while left > part:
+        left, k = left * (1 - a), k + 1
+    return k
+
+
+q1 = function(
+    "ex-frozen-half",
+    _batches,
+    lambda: [(0.1, 0.5), (0.01, 0.5), (0.3, 0.05)],
+    {
+        "this is one too few: what is left after it is more than `part`.": lambda a, part: (
+            _batches(a, part) - 1
+        ),
+        "a whole number of batches is asked for: round up.": lambda a, part: log(part) / log(1 - a),
+        "each batch takes a part of what is left, not of the whole.": lambda a, part: ceil(
+            (1 - part) / a
+        ),
+        "1 - a is what stays: its power is compared with `part`, not that of a.": (
+            lambda a, part: ceil(log(part) / log(a))
+        ),
+    },
+)
 
 
 def _leaking() -> Any:
@@ -67,7 +95,7 @@ def _mended(how: str = "") -> Any:
     return mend
 
 
-q1 = Question(
+q2 = Question(
     "ex-finetuning-leak",
     _judge_mend,
     right=_mended(),
@@ -79,4 +107,36 @@ q1 = Question(
         "the head is frozen too": _mended("all"),
         "the names of the tensors are asked for": _mended("text"),
     },
+)
+
+
+def _way(mu: float, steps: int = 5000) -> float:
+    """Return the sum of what is left of the momentum, step by step."""
+    velocity, way = 1.0, 0.0
+    for _ in range(steps):
+        velocity *= mu
+        way += 0.01 * velocity
+    return way
+
+
+q3 = function(
+    "ex-frozen-momentum",
+    _way,
+    lambda: [(0.9, 200), (0.99, 100)],
+    {
+        "the sign is wrong: the way is how far the weight gets.": lambda mu, steps: (
+            -_way(mu, steps)
+        ),
+        "the momentum is multiplied by mu before the first step as well.": lambda mu, steps: (
+            _way(mu, steps) / mu
+        ),
+        "the rate of 0.01 is missing.": lambda mu, steps: 100 * _way(mu, steps),
+        "this is the way for ever; `steps` of them are asked for.": lambda mu, steps: (
+            0.01 * mu / (1 - mu)
+        ),
+        "the weight has not moved: has it a gradient, and the optimiser its momentum?": (
+            lambda mu, steps: 0.0
+        ),
+    },
+    tolerance=1e-8,
 )

@@ -64,3 +64,32 @@ q2 = function(
         ),
     },
 )
+
+
+def _without_price(steps: int, price: float = 0.0, factor: float = 0.5) -> float:
+    s = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([s], lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (factor * torch.exp(-s) * 0.5 + price * s).backward()
+        optimizer.step()
+    return 0.5 * exp(-float(s))
+
+
+q3 = function(
+    "ex-multitask-price",
+    _without_price,
+    lambda: [(0,), (10,), (300,)],
+    {
+        "the price is still in: the weight comes to rest. Take 1/2 s out.": lambda steps: (
+            _without_price(steps, price=0.5)
+        ),
+        "this is exp(-s); the weight of a regression is half of that.": lambda steps: (
+            2 * _without_price(steps)
+        ),
+        "the 1/2 belongs into the gradient as well.": lambda steps: _without_price(
+            steps, factor=1.0
+        ),
+        "this is s; the last weight is asked for.": lambda steps: -log(2 * _without_price(steps)),
+    },
+)
