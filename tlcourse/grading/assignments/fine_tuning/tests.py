@@ -38,7 +38,9 @@ class Case:
 
     def __init__(self, rng: Generator, names: tuple[str, ...]) -> None:
         widths = [int(n) for n in rng.choice(np.arange(5, 12), len(names) + 1, replace=False)]
-        self.sizes = [[name, n, m] for name, n, m in zip(names, widths, widths[1:], strict=False)]
+        self.sizes: list[Any] = [
+            [name, n, m] for name, n, m in zip(names, widths, widths[1:], strict=False)
+        ]
         self.parts = [*names, "head"]
         torch.manual_seed(int(rng.integers(2**31)))
         self.state: State = {}
