@@ -43,6 +43,12 @@ MAX_FILES = 20_000
 README = (
     "Of this folder, only release/ is for students. Keep `seed` and back it up with the rest.\n"
 )
+CONFIG = """# For nbgrader's pages, in which written answers are marked.
+c = get_config()
+c.CourseDirectory.course_id = "course"
+# Its own "autograde" would run students' code as you. Grade with `tlcourse assignment grade`.
+c.Execute.enabled = False
+"""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ def new(folder: Path, name: str) -> Path:
     if not (folder / "students.csv").exists():
         (folder / "students.csv").write_text(",".join(ROSTER) + "\n", encoding="utf-8")
     (folder / "README.txt").write_text(README, encoding="utf-8")
+    (folder / "nbgrader_config.py").write_text(CONFIG, encoding="utf-8")
     return target
 
 
