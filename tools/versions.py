@@ -36,7 +36,8 @@ def project() -> dict[str, Any]:
 def requirements(which: str) -> list[str]:
     """Return what uv is to install: the project, with the extras that its tests need."""
     if which == "lowest":
-        return ["--resolution", "lowest-direct", "--editable", ".[offline,retrieval,test]"]
+        extras = "instructor,offline,retrieval,test"
+        return ["--resolution", "lowest-direct", "--editable", f".[{extras}]"]
     return ["--editable", f".[{','.join(sorted(project()['optional-dependencies']))}]"]
 
 

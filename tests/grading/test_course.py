@@ -117,13 +117,17 @@ def test_a_round_trip(folder, tmp_path):
     assert rows(path)[0]["Identifier"] == "Participant 11"
     assert rows(path)[3]["Full name"] == "'@Dan D"
 
-    (handed / "bob.ipynb").write_bytes(notebook())
+    (handed / "ada.ipynb").write_bytes(notebook({"words": "Another answer."}))
+    (handed / "bob.ipynb").write_bytes(notebook(last=["1"]))
     course.collect(folder, "toy", handed)
     with pytest.raises(ValueError, match="not graded as it is now"):
         course.export(folder, "toy", "plain", path)
-    assert course.grade(folder, "toy", way="bubblewrap")[0] == 1
+    assert course.grade(folder, "toy", way="bubblewrap")[0] == 2
     course.export(folder, "toy", "plain", path)
-    assert {row["id"]: row["score"] for row in rows(path)}["bob"] == "20"
+    plain = {row["id"]: row for row in rows(path)}
+    assert plain["bob"]["score"] == "20"
+    # The mark by hand was for another answer: it stays, and has to be looked at again.
+    assert (plain["ada"]["score"], plain["ada"]["by_hand"]) == ("24.5", "to come")
 
 
 @pytest.mark.filterwarnings("ignore")

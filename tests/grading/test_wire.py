@@ -112,7 +112,9 @@ def npy(header: bytes, body: bytes = b"") -> bytes:
 def test_hostile_arrays_are_refused(data):
     try:
         array = _wire.from_npy(data)
-    except WireError:
+    except WireError as error:
+        told = str(error).replace("1.0", "").replace("8", "")
+        assert not set("0123456789'<") & set(told)  # it could tell a hidden test's numbers
         return
     assert array.size == 0  # a shape of no elements is no harm, whatever its other sizes
 

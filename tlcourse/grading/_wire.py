@@ -5,7 +5,8 @@ array stands as ``{"npy": number of bytes}`` and a dict as ``{"dict": [[key, val
 bytes are those of the .npy format and are read without pickle, here and not by ``numpy.load``, so
 that no header can ask for more than what has arrived.
 
-This file runs on both sides, so it imports NumPy and the standard library alone.
+This file runs on both sides, so it imports NumPy and the standard library alone. What it says of
+a message that it refuses quotes nothing of it: a submission could tell a hidden test in that way.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def sizes(head: bytes) -> tuple[int, int]:
     """Return the two lengths that a message begins with; raise `WireError` if one is too large."""
     text, arrays = HEAD.unpack(head)
     if text > MAX_TEXT or arrays > MAX_ARRAYS:
-        raise WireError(f"a message claims {text:,} and {arrays:,} bytes: too large")
+        raise WireError("a message claims to be too large")
     return text, arrays
 
 
@@ -62,8 +63,8 @@ def unpack(text: bytes, arrays: bytes) -> dict[str, Any]:
     """Return the message of its two parts; raise `WireError` at anything unexpected."""
     try:
         raw = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise WireError(f"a message is no JSON ({type(error).__name__})") from None
+    except (ValueError, RecursionError):
+        raise WireError("a message is no JSON") from None
     reader = _Reader(arrays)
     message = reader.value(raw, 0)
     if not isinstance(message, dict) or reader.at != len(arrays):
@@ -93,10 +94,10 @@ def from_npy(data: bytes) -> np.ndarray:
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=2000)
     except WireError:
         raise
-    except Exception as error:  # whatever NumPy's reader makes of hostile bytes
-        raise WireError(f"an array has no .npy header ({type(error).__name__})") from None
+    except Exception:  # whatever NumPy's reader makes of hostile bytes
+        raise WireError("an array has no .npy header") from None
     if dtype.kind not in KINDS or dtype.itemsize > 8 or dtype.subdtype or dtype.hasobject:
-        raise WireError(f"an array of dtype {str(dtype)[:40]} does not cross: numbers and bools do")
+        raise WireError("an array does not hold numbers or bools")
     if len(shape) > MAX_NDIM or any(type(n) is not int or not 0 <= n <= MAX_ARRAYS for n in shape):
         raise WireError("an array's shape is no list of up to 8 sizes that memory could hold")
     body = data[file.tell() :]

@@ -30,7 +30,7 @@ from tlcourse.grading import gradebook
 from tlcourse.grading.assignment import PACKAGED, Assignment, load
 from tlcourse.grading.grade import INVALID, MISSING, Record, grade_all, key_of, read
 from tlcourse.grading.notebook import MAX_BYTES, parse
-from tlcourse.grading.pages import by_hand_notebook, feedback_page, total
+from tlcourse.grading.pages import answers, by_hand_notebook, feedback_page, total
 
 ID = re.compile(r"[A-Za-z0-9_@+][A-Za-z0-9_.@+-]{0,63}")
 ROSTER = ("id", "first_name", "last_name", "email", "lms_id")
@@ -43,6 +43,12 @@ MAX_FILES = 20_000
 README = (
     "Of this folder, only release/ is for students. Keep `seed` and back it up with the rest.\n"
 )
+CONFIG = """# For nbgrader's pages, in which written answers are marked.
+c = get_config()
+c.CourseDirectory.course_id = "course"
+# Its own "autograde" would run students' code as you. Grade with `tlcourse assignment grade`.
+c.Execute.enabled = False
+"""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ def new(folder: Path, name: str) -> Path:
     if not (folder / "students.csv").exists():
         (folder / "students.csv").write_text(",".join(ROSTER) + "\n", encoding="utf-8")
     (folder / "README.txt").write_text(README, encoding="utf-8")
+    (folder / "nbgrader_config.py").write_text(CONFIG, encoding="utf-8")
     return target
 
 
@@ -243,9 +250,12 @@ def grade(
         def done(student: str, record: Record) -> None:
             records[student] = record
             shown = folder / "autograded" / student / name / f"{name}.ipynb"
+            before = answers(shown.read_bytes()) if shown.exists() else None
+            notebook = by_hand_notebook(assignment, record)
             with writing(shown) as file:
-                file.write(by_hand_notebook(assignment, record))
-            gradebook.enter(book, student, assignment, record)
+                file.write(notebook)
+            new_answer = before != answers(notebook)
+            gradebook.enter(book, student, assignment, record, new_answer=new_answer)
 
         count = grade_all(assignment, chosen, results, seed(folder), way=way, jobs=jobs, done=done)
     return count, records, unknown

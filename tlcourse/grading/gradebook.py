@@ -63,8 +63,13 @@ def opened(folder: Path) -> Iterator[Any]:
         yield book
 
 
-def enter(book: Any, student: str, assignment: Assignment, record: Record) -> None:
-    """Write a result into the gradebook; marks and comments by hand stay as they are."""
+def enter(
+    book: Any, student: str, assignment: Assignment, record: Record, *, new_answer: bool
+) -> None:
+    """Write a result into the gradebook; marks and comments by hand stay as they are.
+
+    Where a written answer is new, its mark is asked for again.
+    """
     book.update_or_create_student(student)
     book.update_or_create_submission(assignment.name, student)
     earned = scores(record, assignment)
@@ -72,7 +77,7 @@ def enter(book: Any, student: str, assignment: Assignment, record: Record) -> No
     for grade in notebook.grades:
         if grade.name in earned:
             grade.auto_score, grade.needs_manual_grade = earned[grade.name], False
-        elif grade.manual_score is None:
+        elif grade.manual_score is None or new_answer:
             grade.needs_manual_grade = record["status"] != "invalid"
     book.db.commit()
 

@@ -128,6 +128,12 @@ def by_hand_notebook(assignment: Assignment, record: Record) -> bytes:
     return json.dumps(book).encode()
 
 
+def answers(notebook: bytes) -> list[str]:
+    """Return the written answers of a notebook that `by_hand_notebook` made."""
+    cells = json.loads(notebook)["cells"]
+    return [c["source"] for c in cells if c["metadata"].get("nbgrader", {}).get("solution")]
+
+
 def _metadata(cell: Cell) -> dict[str, Any]:
     return {
         "cell_type": cell.kind,

@@ -478,6 +478,9 @@ def bubblewrap(
     bound = [Path("/usr"), *(Path(p) for p in ("/etc/ld.so.cache", "/etc/alternatives"))]
     packages = _packages()
     bound += [Path(sys.base_prefix), Path(sys.prefix), *packages]
+    home = Path.home()
+    if {Path("/"), home, *home.parents} & set(bound):
+        raise Unavailable(f"Python is installed right in {home} or above it, which would be seen.")
     made: set[Path] = set()
     for path in bound:
         if not path.exists() or any(path != b and path.is_relative_to(b) for b in bound):
