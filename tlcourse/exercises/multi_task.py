@@ -73,7 +73,7 @@ def _without_price(steps: int, price: float = 0.0, factor: float = 0.5) -> float
         optimizer.zero_grad()
         (factor * torch.exp(-s) * 0.5 + price * s).backward()
         optimizer.step()
-    return 0.5 * exp(-float(s))
+    return 0.5 * exp(-s.item())
 
 
 q3 = function(
