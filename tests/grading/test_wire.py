@@ -114,7 +114,7 @@ def test_hostile_arrays_are_refused(data):
         array = _wire.from_npy(data)
     except WireError as error:
         told = str(error).replace("1.0", "").replace("8", "")
-        assert not set("0123456789'<") & set(told)  # it could tell a hidden test's numbers
+        assert not set("0123456789<") & set(told)  # it could tell a hidden test's numbers
         return
     assert array.size == 0  # a shape of no elements is no harm, whatever its other sizes
 

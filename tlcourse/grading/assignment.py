@@ -80,6 +80,7 @@ class Assignment:
     tests: Sequence[Test]
     course: tuple[str, ...]
     limits: Limits
+    warm_up: str  # run after the cells, so that no copy for a test has to load it anew
     digest: str
 
     @property
@@ -123,6 +124,7 @@ def load(folder: Path) -> Assignment:
         tests=module.tests,
         course=(*COURSE, *getattr(module, "course", ())),
         limits=getattr(module, "limits", Limits()),
+        warm_up=getattr(module, "warm_up", ""),
         digest=hashlib.sha256(data + b"\0" + script.read_bytes()).hexdigest(),
     )
     check_course(found.course)

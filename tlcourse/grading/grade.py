@@ -127,6 +127,8 @@ def grade(assignment: Assignment, data: bytes, seed: str, *, way: str = "bubblew
             "status": INVALID, "score": 0.0, "tests": tests, "cells": [], "written": {},
             "remarks": [str(error)], "seconds": time.monotonic() - began,
         }  # fmt: skip
+    if assignment.warm_up:
+        found.steps.append(Step("warm-up", assignment.warm_up, theirs=False))
     session = _Session(assignment, found.steps, way)
     try:
         tests = [session.test(test, seed) for test in assignment.tests]

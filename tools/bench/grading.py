@@ -63,11 +63,12 @@ def _hand_in(folder: Path, count: int) -> None:
     released = json.loads((folder / "release" / NAME / f"{NAME}.ipynb").read_text("utf-8"))
     answers = {c["metadata"]["nbgrader"]["grade_id"]: c["source"] for c in source["cells"]}
     for k in range(count):
-        for position, cell in enumerate(released["cells"]):
+        for cell in released["cells"]:
             graded = cell["metadata"]["nbgrader"]
             if graded["solution"] and not graded["grade"]:
-                answer = "".join(answers[graded["grade_id"]])
-                cell["source"] = f"{answer}\n# student {k}" if k % 4 or position % 3 else "pass"
+                lacks = k % 4 == 0 and graded["grade_id"] == "gradient"
+                answer = "pass" if lacks else "".join(answers[graded["grade_id"]])
+                cell["source"] = f"{answer}\n# student {k}"
         path = folder / "submitted" / f"s{k:03d}" / NAME / f"{NAME}.ipynb"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(released), "utf-8")
