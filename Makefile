@@ -26,7 +26,7 @@ BOOTSTRAP := tools/bootstrap.py \
 help:
 	@printf 'make book            run every notebook and build the site\n'
 	@printf 'make test            check everything: code, notebooks, site\n\n'
-	@printf 'make lab             open the notebooks in JupyterLab\n'
+	@printf 'make lab             open your copies of the learner\047s notebooks in JupyterLab\n'
 	@printf 'make serve           show the built site at http://127.0.0.1:$(PORT)/ (PORT=8000)\n'
 	@printf 'make format          bring code and notebooks into their stored form\n\n'
 	@printf 'make test-unit       unit tests, doctests, equation tests\n'
