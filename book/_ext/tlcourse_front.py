@@ -80,16 +80,16 @@ def transfer() -> str:
     from tlcourse import explore
     from tlcourse.experiments import load_result
 
-    result = load_result("finetune-digits")
+    result = load_result("scratch-digits")
     ways = {
-        "from scratch": "scratch",
-        "frozen features,\nnew head": "frozen",
-        "all layers\nfine-tuned": "finetuned",
+        "logistic regression\non the pixels": "pixels-{}",
+        "from scratch": "scratch-{}-160",
+        "with transfer": "transfer-{}-160",
     }
     labels = result.record["settings"]["labels_per_class"]
 
     def alt(n: int) -> str:
-        found = {name: result[f"{key}-{n}"].interval.mean for name, key in ways.items()}
+        found = {name: result[key.format(n)].interval.mean for name, key in ways.items()}
         said = ", ".join(f"{' '.join(k.split())} {v:.0f} %" for k, v in found.items())
         return (
             f"Left: printed characters, which the network has read before, and all labelled "
@@ -148,7 +148,7 @@ def draw_transfer(result: Any, ways: Mapping[str, str], n: int) -> Any:
     for axis in (read, given):
         axis.set_axis_off()
     axis = figure.add_subplot(grid[:, 1])
-    plot_seeds(axis, {name: result[f"{key}-{n}"].values for name, key in ways.items()})
+    plot_seeds(axis, {name: result[key.format(n)].values for name, key in ways.items()})
     axis.set_xlim(20, 100)
     axis.set_xlabel("accuracy on new digits, %")
     return figure
