@@ -79,7 +79,7 @@ FORGED = {
     ),
     "array of pickles": (
         wrong(last=[CHANNEL + "h = b\"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\\n\"\n"
-                    "import pickle\nclass P:\n    def __reduce__(self): return (os.system, ('touch /tmp/x',))\n"
+                    "import pickle\nclass P:\n    def __reduce__(self): return (os.system, ('touch x',))\n"
                     "a = b'\\x93NUMPY\\x01\\x00' + struct.pack('<H', len(h)) + h + pickle.dumps([P()])\n"
                     "send(frame(b'{\"dict\": [[\"value\", {\"npy\": %d}]]}' % len(a), a))"]),
         "crashed", 0,
@@ -196,7 +196,7 @@ REACHES = {
     "root changed": "open('/x', 'w')",
     "devices changed": "open('/dev/x', 'w')",
     "files deleted": "import os\nos.unlink('{folder}/gradebook.db')",
-    "links out": "import os\nos.symlink('{folder}/gradebook.db', '/tmp/l')\nfound = open('/tmp/l').read()",
+    "links out": "import os\nos.symlink('{folder}/gradebook.db', 'l')\nfound = open('l').read()",
     "other processes": "import os\nfound = [p for p in os.listdir('/proc') if p.isdigit() and int(p) > 2 and int(p) != os.getpid()]\nassert found",
     "first process killed": "import os\nos.kill(1, 9)\nos.kill(1, 0)\nos.kill({pid}, 0)",
     "namespace of its own": "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\nif libc.unshare(0x10000000): raise OSError",
