@@ -114,8 +114,11 @@ def world(tmp_path_factory, monkeypatch):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             assert self.child
-            world.namespaces.add(str(Path(f"/proc/{self.child}/ns/pid").readlink()))
+            namespace = Path(f"/proc/{self.child}/ns/pid")
+            # Held open, its number is given to no other sandbox, as of a test in another process.
+            held.enter_context(namespace.open("rb"))
+            world.namespaces.add(str(namespace.readlink()))
 
     monkeypatch.setattr(grading, "Sandbox", Watched)
-    with world.server, world.local:
+    with world.server, world.local, contextlib.ExitStack() as held:
         yield world
