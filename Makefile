@@ -64,7 +64,7 @@ test-unit: ready
 	@$(PY) tools/check.py unit
 
 test-grading: ready
-	@$(PY) -m pytest -q -n 2 --dist loadgroup tests/grading
+	@$(PY) -m pytest -q -n 2 tests/grading
 
 test-notebooks: ready
 	@$(PY) tools/check.py notebooks

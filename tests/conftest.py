@@ -9,6 +9,8 @@ tests/experiments marks itself with the same label and says what the sentence sa
 
 What it compared is kept in book/claims.json (`make claims` writes it), from which the page shows
 difference, interval, seeds and the test's name. A test whose figures differ from that file fails.
+
+And which tests stay together where workers share them: `pytest_xdist_make_scheduler`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "book" / "claims.json"
 SEEDS = 8  # fewer carry no conclusion
 RECORDED = pytest.StashKey[dict[str, Any]]()
+TOGETHER = ("tests/distributed",)  # folders whose tests start processes of their own
 
 
 class Claim:
@@ -138,3 +141,20 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         found = dict(sorted(session.config.stash[RECORDED].items()))
         text = json.dumps(found, indent=1, ensure_ascii=False)
         RECORD.write_text(f"{text}\n", encoding="utf-8")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give the tests out one by one, and all of a folder in TOGETHER to one worker.
+
+    xdist's own groups would do, but pytest 9.2 does not read the names that they are written into:
+    the tests of a group ran side by side, and nothing said so.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneByOne(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder = nodeid.partition("::")[0].rpartition("/")[0]
+            return folder if folder in TOGETHER else nodeid
+
+    return OneByOne(config, log) if config.getvalue("dist") == "load" else None

@@ -74,8 +74,8 @@ CHECKS = (
         "unit",
         "unit tests, doctests, equation tests",
         (
-            # Tests of one group, such as those that start processes, run one after another.
-            *(*PYTEST, "-n", "2", "--dist", "loadgroup"),
+            # Those that start processes run one after another: tests/conftest.py sees to it.
+            *(*PYTEST, "-n", "2", "--dist", "load"),
             *("tests", "tlcourse", "--ignore=tests/book"),
             *("-m", "not grading"),  # `make test-grading` runs those too
         ),

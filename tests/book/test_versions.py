@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 
 import check
@@ -143,10 +146,29 @@ def test_once_a_month_everything_is_tried_unpinned():
     assert "python tools/versions.py newest" in str(WORKFLOWS["newest.yml"])
 
 
-def test_tests_that_start_processes_wait_for_each_other():
-    """Of a group, --dist loadgroup gives all tests to one of the two workers."""
+def test_tests_that_start_processes_wait_for_each_other(tmp_path):
+    """All of their folder go to one of the two workers; other tests to both."""
     command = next(c.command for c in check.CHECKS if c.name == "unit")
-    assert command[command.index("--dist") + 1] == "loadgroup"
-    for path in (ROOT / "tests" / "distributed").glob("test_*.py"):
-        text = path.read_text("utf-8")
-        assert re.search(r"^pytestmark = .*xdist_group", text, re.MULTILINE | re.DOTALL), path.name
+    spread = command[command.index("-n") : command.index("--dist") + 2]
+    body = (
+        "import os, pathlib, pytest\n"
+        "@pytest.mark.parametrize('i', range(8))\n"
+        "def test_it(i):\n"
+        "    with open('{}', 'a') as file: print(os.environ['PYTEST_XDIST_WORKER'], file=file)\n"
+    )
+    (tmp_path / "tests" / "distributed").mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "tests")
+    (tmp_path / "tests" / "distributed" / "test_a.py").write_text(body.format("together"))
+    (tmp_path / "tests" / "test_b.py").write_text(body.format("apart"))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *spread, "tests"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    workers = {name: (tmp_path / name).read_text("utf-8").split() for name in ("together", "apart")}
+    assert [len(names) for names in workers.values()] == [8, 8]
+    assert len(set(workers["together"])) == 1
+    assert len(set(workers["apart"])) == 2

@@ -21,8 +21,6 @@ scenarios = importlib.util.module_from_spec(_spec)
 sys.modules[_spec.name] = scenarios  # where its experiments' code is looked for
 _spec.loader.exec_module(scenarios)
 
-pytestmark = pytest.mark.xdist_group("distributed")
-
 
 def launch(folder, *name, **environment):
     """Start two processes, which meet in files and over the loopback address alone."""
