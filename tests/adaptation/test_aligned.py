@@ -6,7 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tlcourse.adaptation import DAN, DANN, RTN, DeepCORAL, entropy_loss, mmd2
+from tlcourse.adaptation import (
+    DAN,
+    DANN,
+    RTN,
+    DeepCORAL,
+    coral_loss,
+    entropy_loss,
+    mmd2,
+    optimal_kernel_weights,
+)
 from tlcourse.adaptation.residual import joint_mmd2
 from tlcourse.data import LabelledImages
 from tlcourse.models import SmallResNet
@@ -119,25 +128,40 @@ def test_images_of_another_shape_are_named(make):
         made(make).loss((torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])))
 
 
-def test_dan_adds_up_the_discrepancies_of_features_and_logits():
-    model = made(DAN, n_kernels=1).eval()
+@pytest.mark.parametrize("estimator", ["unbiased", "linear"])
+def test_dan_adds_up_the_discrepancies_of_features_and_logits(estimator):
+    model = made(DAN, estimator=estimator).eval()
+    model.kernel_weights.copy_(torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.0], [0.0, 0.0, 0.5, 0.0, 0.5]]))
     torch.manual_seed(3)
     source, target = model.outputs(SOURCE[:8][0])
     by_hand = 0.0
-    for s, t in zip(source, target, strict=True):
+    for s, t, weights in zip(source, target, model.kernel_weights, strict=True):
         median = torch.pdist(torch.cat([s, t])).square().median().item()
-        by_hand += mmd2(s, t, median).item()
+        widths = [median * factor for factor in (0.25, 0.5, 1, 2, 4)]
+        by_hand += mmd2(s, t, widths, weights=weights, estimator=estimator).item()
     assert model.alignment(source, target).item() == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_dan_chooses_its_kernels_and_leaves_the_network_alone():
+def test_dan_chooses_the_kernels_of_each_layer_and_leaves_the_network_alone():
     model = made(DAN)
     before = {name: p.clone() for name, p in model.state_dict().items()}
+    torch.manual_seed(3)
     model.choose_kernels(SOURCE.images)
     changed = {n for n, p in model.state_dict().items() if not torch.equal(p, before[n])}
     assert changed == {"kernel_weights"}
-    torch.testing.assert_close(model.kernel_weights.sum(1), torch.ones(2))
     assert model.training
+    model.eval()
+    torch.manual_seed(3)
+    for row, s, t in zip(model.kernel_weights, *model.outputs(SOURCE.images), strict=True):
+        median = torch.pdist(torch.cat([s, t])).square().median().item()
+        widths = [median * factor for factor in (0.25, 0.5, 1, 2, 4)]
+        torch.testing.assert_close(row, optimal_kernel_weights(s.detach(), t.detach(), widths))
+
+
+def test_deep_coral_aligns_the_logits():
+    model = made(DeepCORAL).eval()
+    (a, z), (a_, z_) = model.outputs(SOURCE[:8][0])
+    assert model.alignment((a, z), (a_, z_)).item() == coral_loss(z, z_).item()
 
 
 def test_dann_begins_without_a_reversal_and_counts_its_steps():

@@ -140,6 +140,11 @@ def test_equal_points_have_a_finite_gradient():
         assert torch.isfinite(slope).all()
 
 
+def test_rounding_never_lifts_a_kernel_above_1():
+    x = 100 * draw(200, d=50).float()
+    assert gaussian_kernel(x, x, 1e-6).max() <= 1
+
+
 def test_far_from_the_origin_rounding_does_not_eat_the_distance():
     x, y = draw(50).float(), draw(50, mean=1, seed=1).float()
     near = mmd2(x.double(), y.double(), 3.0).item()

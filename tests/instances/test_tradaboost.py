@@ -97,13 +97,43 @@ def test_source_samples_that_contradict_the_target_lose_and_others_keep_their_we
     assert np.median(last[flipped]) < 0.5 * np.median(last[~flipped])
 
 
-def test_a_perfect_round_has_a_finite_vote_and_the_source_goes_on_losing():
+def test_perfect_rounds_have_finite_votes():
     (Xs, ys), (X, y) = domains()
     deep = DecisionTreeClassifier(random_state=0)
     model = TrAdaBoost(deep, 4).fit(X, y, source=(Xs, ys))
     assert (model.errors_ == 0).all()
     assert np.isfinite(model.decision_function(X)).all()
     np.testing.assert_array_equal(model.predict(X), y)
+
+
+class Scripted(DecisionTreeClassifier):
+    """Says in its first round whether the first feature is above 0, and 0 in all others."""
+
+    def fit(self, X, y, sample_weight=None):
+        self.first = np.allclose(sample_weight, sample_weight[0])
+        return super().fit(X, y)
+
+    def predict(self, X):
+        return (X[:, 0] > 0).astype(int) * self.first
+
+
+def test_a_perfect_round_votes_as_with_half_a_sample_wrong_and_the_source_goes_on_losing():
+    (Xs, _), (X, _) = domains()
+    ones = (X[:, 0] > 0).mean()
+    assert ones < 0.5  # so that saying 0 is better than a guess
+    model = TrAdaBoost(Scripted(), 2).fit(X, X[:, 0] > 0, source=(Xs, Xs[:, 0] <= 0))
+    assert model.errors_ == pytest.approx([0, ones])
+    before, after = model.weights_[:2]
+    assert after[:60].sum() < before[:60].sum()
+    np.testing.assert_allclose(after[60:] / after[60:].sum(), before[60:] / before[60:].sum())
+    perfect, other = np.log(39), np.log((1 - ones) / ones)  # of errors 1/40 and `ones`
+    votes = (X[:, 0] > 0) * perfect / (perfect + other)
+    np.testing.assert_allclose(model.decision_function(X), votes - 0.5, atol=1e-12)
+
+
+def test_without_a_source_a_perfect_round_is_the_last():
+    _, (X, y) = domains()
+    assert len(TrAdaBoost(DecisionTreeClassifier(random_state=0), 5).fit(X, y).estimators_) == 1
 
 
 class Opposite(DecisionTreeClassifier):
