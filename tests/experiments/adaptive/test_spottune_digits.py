@@ -192,7 +192,7 @@ def test_logistic_regression_on_pixels():
         ("dark", "bright"),
         "even",
     )
-    assert module.pixels(bright, bright, 1.0) == 100
+    assert module.on_pixels(bright, bright, 1.0) == 100
 
 
 # --- what the chapter says of the recorded result -------------------------------------------------

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from tlcourse.data import LabelledImages
-from tlcourse.experiments import get
+from tlcourse.experiments import _digits, get
 from tlcourse.experiments.finetuning import _parts as parts
 from tlcourse.experiments.finetuning import (
-    adapters_averages,
     finetune_cases,
     finetune_digits,
     probe_cifar10,
@@ -86,7 +85,7 @@ def random_networks(monkeypatch, tmp_path):
             return SmallResNet(62).eval()
 
     monkeypatch.setattr(parts, "pretrained_backbone", backbone)
-    for module in (adapters_averages, finetune_cases, finetune_digits):
+    for module in (_digits, finetune_cases, finetune_digits):
         monkeypatch.setattr(module, "glyph_network", glyphs)
     monkeypatch.setenv("TLCOURSE_CACHE", str(tmp_path / "cache"))
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from tlcourse.experiments import get, load_result
+from tlcourse.experiments import _digits, get, load_result
 from tlcourse.experiments._engine.runner import run
 from tlcourse.experiments.finetuning import adapters_averages as module
 from tlcourse.finetuning import changed, snapshot
@@ -35,14 +35,14 @@ def test_a_run_fills_its_table(tmp_path, data):
 
 def test_the_start_answers_for_the_first_ten_characters(data):
     torch.manual_seed(0)
-    source, start = module.glyph_network(progress=False), module.reader()
+    source, start = _digits.glyph_network(progress=False), module.digit_reader()
     images = data["printed"].images
     torch.testing.assert_close(start(images), source(images)[:, :10])
 
 
 @pytest.mark.parametrize("way", module.WAYS)
 def test_what_each_way_changes(data, way):
-    few, start = data["train"], module.reader()
+    few, start = data["train"], module.digit_reader()
     model = module.learn(way, few, 0.01, SETTINGS, 0)
     moved = set(changed(model, snapshot(start)))
     weights = {n for n, p in start.named_parameters() if p.ndim > 1 and n.startswith("backbone")}
@@ -60,7 +60,7 @@ def test_what_each_way_changes(data, way):
 
 
 def test_the_averages(data):
-    few, start = data["train"], module.reader()
+    few, start = data["train"], module.digit_reader()
     runs = [module.learn("all", few, rate, SETTINGS, 0) for rate in (0.01, 0.02)]
     found = module.averaged(start, runs, few)
     assert set(found) == {k for k in module.AVERAGES if k.startswith(("soup", "line"))}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tlcourse.data import LabelledImages
-from tlcourse.experiments import get, load_result
+from tlcourse.experiments import _digits, get, load_result
 from tlcourse.experiments._engine.runner import run
 from tlcourse.experiments.introduction import scratch_digits as module
 from tlcourse.metrics import accuracy
@@ -42,7 +42,7 @@ def random_network(monkeypatch):
             torch.manual_seed(0)
             return SmallResNet(5, width=4).eval()
 
-    monkeypatch.setattr(module, "glyph_network", glyphs)
+    monkeypatch.setattr(_digits, "glyph_network", glyphs)
     monkeypatch.setitem(module.START, "scratch", lambda K: SmallResNet(K, width=4))
 
 
@@ -61,15 +61,15 @@ def test_a_run_fills_its_table(tmp_path, monkeypatch):
 
 
 def test_transfer_starts_as_the_source_sees_the_first_classes():
-    source = module.glyph_network(progress=False)
+    source = _digits.glyph_network(progress=False)
     with torch.no_grad():
-        found = module.with_transfer(3).eval()(TEST.images)
+        found = module.digit_reader(3).eval()(TEST.images)
         torch.testing.assert_close(found, source(TEST.images)[:, :3])
 
 
 def test_wrong_names_say_the_next_one():
     with torch.no_grad():
-        right = module.with_transfer(3).eval()(TEST.images)
+        right = module.digit_reader(3).eval()(TEST.images)
         wrong = module.with_wrong_names(3).eval()(TEST.images)
     torch.testing.assert_close(wrong[:, [1, 2, 0]], right)
 

@@ -41,6 +41,7 @@ from torch.nn.functional import nll_loss
 
 from tlcourse.adaptive import SpotTuneResNet, global_k_loss
 from tlcourse.data import LabelledImages, few_per_class, random_shift
+from tlcourse.experiments._digits import on_pixels
 from tlcourse.experiments._engine.experiment import Data, Experiment, Row, Settings
 from tlcourse.experiments._shared import cross_entropy, load_digits, per_cent, rows
 from tlcourse.finetuning import freeze
@@ -57,7 +58,7 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
     test, found = data["test"], {}
     for n, epochs in zip(settings["labels_per_class"], settings["epochs"], strict=True):
         few = few_per_class(data["train"], n, seed=seed)
-        found[f"pixels-{n}"] = pixels(few, test, settings["strength"])
+        found[f"pixels-{n}"] = on_pixels(few, test, settings["strength"])
         for way in ("scratch", *TUNED):
             found[f"{way}-{n}"] = per_cent(learn(way, few, settings, epochs, seed), test)
 
@@ -173,15 +174,6 @@ def global_k(k: float) -> Objective:
 
 
 # --- the measures ---------------------------------------------------------------------------------
-
-
-def pixels(few: LabelledImages, test: LabelledImages, strength: float) -> float:
-    """Return the accuracy of logistic regression on the pixels, in per cent."""
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=strength, max_iter=5_000)
-    model.fit(few.images.flatten(1).numpy(), few.labels.numpy())
-    return 100 * float(model.score(test.images.flatten(1).numpy(), test.labels.numpy()))
 
 
 @torch.no_grad()

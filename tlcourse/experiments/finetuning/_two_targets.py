@@ -50,12 +50,3 @@ def train_steps(
         progress=False,
     )
     model.cpu().eval()
-
-
-def on_pixels(few: LabelledImages, test: LabelledImages, strength: float) -> float:
-    """Return the accuracy of logistic regression on the pixels, in per cent."""
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=strength, max_iter=5_000)
-    model.fit(few.images.flatten(1).numpy(), few.labels.numpy())
-    return 100 * float(model.score(test.images.flatten(1).numpy(), test.labels.numpy()))

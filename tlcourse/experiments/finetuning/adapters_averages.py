@@ -29,6 +29,7 @@ import torch
 from torch import nn
 
 from tlcourse.data import LabelledImages, few_per_class, glyphs
+from tlcourse.experiments._digits import digit_reader
 from tlcourse.experiments._engine.experiment import Data, Experiment, Row, Settings
 from tlcourse.experiments._shared import load_digits, per_cent
 from tlcourse.experiments.finetuning._two_targets import train_steps
@@ -42,7 +43,6 @@ from tlcourse.finetuning import (
 )
 from tlcourse.metrics import predict
 from tlcourse.models import SmallResNet
-from tlcourse.source import glyph_network
 
 WAYS = ("head", "rank-1", "rank-4", "rank-16", "all")
 ALPHAS = (0.25, 0.5, 0.75)
@@ -51,7 +51,7 @@ ALPHAS = (0.25, 0.5, 0.75)
 def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[str, float]:
     """Return the accuracy of every way on both tasks, in per cent."""
     few = few_per_class(data["train"], settings["labels_per_class"], seed=seed)
-    ways: dict[str, nn.Module] = {"start": reader()}
+    ways: dict[str, nn.Module] = {"start": digit_reader()}
     for way in WAYS:
         ways[way] = learn(way, few, settings["rates"][way], settings, seed)
     runs = [ways["all"]]
@@ -80,23 +80,12 @@ def averaged(start: nn.Module, runs: list[nn.Module], few: LabelledImages) -> di
     return found | means
 
 
-def reader() -> SmallResNet:
-    """Return the source network, its head cut down to the ten digits."""
-    model = glyph_network(progress=False)
-    head = nn.Linear(model.head.in_features, 10)
-    with torch.no_grad():
-        head.weight.copy_(model.head.weight[:10])
-        head.bias.copy_(model.head.bias[:10])
-    model.head = head
-    return model
-
-
 def learn(
     way: str, few: LabelledImages, rate: float, settings: Settings, seed: int, *, shift: int = 0
 ) -> SmallResNet:
     """Return a network that learnt the digits, in evaluation mode, its adapters merged."""
     torch.manual_seed(seed)
-    model = reader()
+    model = digit_reader()
     if way == "head":
         freeze(model.backbone)
     elif way != "all":

@@ -33,13 +33,13 @@ from typing import Any
 import torch
 
 from tlcourse.data import LabelledImages, few_per_class
+from tlcourse.experiments._digits import on_pixels
 from tlcourse.experiments._engine.experiment import Data, Experiment, Row, Settings
 from tlcourse.experiments._shared import per_cent
 from tlcourse.experiments.finetuning._parts import linear_head, with_head
 from tlcourse.experiments.finetuning._two_targets import (
     TARGETS,
     load_two_targets,
-    on_pixels,
     train_steps,
 )
 from tlcourse.finetuning import extract_features, freeze, layerwise_parameter_groups

@@ -26,6 +26,7 @@ five in the same way, for each number of labels.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,10 @@ import torch
 from torch import nn
 
 from tlcourse.data import LabelledImages, few_per_class, random_shift
+from tlcourse.experiments._digits import digit_reader, on_pixels
 from tlcourse.experiments._engine.experiment import Data, Experiment, Row, Settings
 from tlcourse.experiments._shared import cross_entropy, load_digits, per_cent
 from tlcourse.models import SmallResNet
-from tlcourse.source import glyph_network
 from tlcourse.training import cosine_decay, fit
 
 
@@ -46,7 +47,7 @@ def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[st
     test, measured, found = data["test"], settings["measured"], {}
     for n in settings["labels_per_class"]:
         few = few_per_class(data["train"], n, seed=seed)
-        found[f"pixels-{n}"] = pixels(few, test, settings["strengths"][str(n)])
+        found[f"pixels-{n}"] = on_pixels(few, test, settings["strengths"][str(n)])
         tuned = n == settings["tuned_with"]
         for way in START if tuned else ("scratch", "transfer"):
             curve = learning_curve(way, few, test, measured, settings, seed)
@@ -102,38 +103,22 @@ def learning_curve(
     return [(curve | {0: start})[epoch] for epoch in wanted]
 
 
-def with_transfer(n_classes: int) -> SmallResNet:
-    """Return the source network, its head cut down to the first classes: these are the digits."""
-    model = glyph_network(progress=False)
-    head = nn.Linear(model.head.in_features, n_classes)
-    with torch.no_grad():
-        head.weight.copy_(model.head.weight[:n_classes])
-        head.bias.copy_(model.head.bias[:n_classes])
-    model.head = head
-    return model
-
-
 def with_wrong_names(n_classes: int) -> SmallResNet:
-    """Return the same network, which now says k + 1 where it means k."""
-    model = with_transfer(n_classes)
+    """Return the reader of digits, which now says k + 1 where it means k."""
+    model = digit_reader(n_classes)
     with torch.no_grad():
         model.head.weight.copy_(model.head.weight.roll(1, 0))
         model.head.bias.copy_(model.head.bias.roll(1, 0))
     return model
 
 
-def pixels(few: LabelledImages, test: LabelledImages, strength: float) -> float:
-    """Return the accuracy of logistic regression on the pixels, in per cent."""
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=strength, max_iter=5_000)
-    model.fit(few.images.flatten(1).numpy(), few.labels.numpy())
-    return 100 * float(model.score(test.images.flatten(1).numpy(), test.labels.numpy()))
-
-
 # --- the settings ---------------------------------------------------------------------------------
 
-START = {"scratch": SmallResNet, "transfer": with_transfer, "wrong": with_wrong_names}
+START: dict[str, Callable[[int], SmallResNet]] = {
+    "scratch": SmallResNet,
+    "transfer": digit_reader,
+    "wrong": with_wrong_names,
+}
 WAYS = {"scratch": "from scratch", "transfer": "with transfer", "wrong": "wrong names"}
 FULL: dict[str, Any] = {
     "size": 32,
