@@ -178,32 +178,44 @@ def citation(root: Path, address: str) -> str:
 
 
 SIZES = {"small": 1, "large": 1_000_000}  # labelled images, for `strategy`
-CASES = {
-    "finetune-digits": {"small-similar": ("scratch-5", "frozen-5", "finetuned-5", "staged-5")},
-    "probe-cifar10": {"large-similar": ("scratch-500", "lite0-probe-500", "lite0-finetune-500")},
+# The row of `finetune-cases` that does in each case what `strategy` says.
+ADVISED = {
+    "small-similar": "head",
+    "small-different": "new-later",
+    "large-similar": "all-d3",
+    "large-different": "all-d1",
 }
 
 
 def measured(root: Path, case: str) -> str:
-    """Draw what was recorded of a case: of the four cases of one experiment, else of another."""
-    found = results.recorded()
-    if "finetune-cases" in found:
-        name, rows = "finetune-cases", found["finetune-cases"].rows
-        target = "-".join(reversed(case.split("-")))
-        keys = [k for k in rows if k.endswith((target, f"{target}-many"))]
-    else:
-        name = next((n for n in CASES if n in found and case in CASES[n]), "")
-        keys = list(CASES[name][case]) if name else []
-    if not keys:
-        return "Of this case nothing is recorded yet.\n"
-    rows = found[name].rows
-    panel = {"": {rows[key].label: rows[key] for key in keys}}
+    """Draw what was recorded of a case, and set the advised way beside the best one."""
+    from tlcourse.experiments import load_result
+    from tlcourse.metrics import interval
+
+    size, similarity = case.split("-")
+    result = load_result("finetune-cases")
+    target = f"{similarity}-{size}"
+    ends = (f"-{target}", f"-{target}-many")
+    rows = {k.removesuffix(e): row for k, row in result.rows.items() for e in ends if k.endswith(e)}
+    names = {key: row.label.partition(f", {size} and")[0] for key, row in rows.items()}
+    panel = {"": {names[key]: row for key, row in rows.items()}}
     file = results.FIGURES / f"start-{case}.svg"
     results.draw(panel, root / file, "")
-    title = found[name].record["title"]
+    advised, best = ADVISED[case], max(rows, key=lambda key: rows[key].interval.mean)
+    verdict = f"The advised way is *{names[advised]}*, "
+    if best == advised:
+        verdict += "and it has the highest mean."
+    else:
+        pairs = zip(rows[best].values, rows[advised].values, strict=True)
+        gap = interval([b - a for b, a in pairs])
+        verdict += (
+            f"the highest mean that of *{names[best]}*: {gap.mean:.1f} points more, seed by seed "
+            f"({gap.low:.1f} to {gap.high:.1f})."
+        )
+    how = "" if similarity == "similar" else " in shuffled tiles"
     return (
-        f"What we measured ([{name}](#result-{name})): {title[:1].lower()}{title[1:]}.\n\n"
-        f"{results.image(file, results.described(panel))}"
+        "What we measured ([finetune-cases](#result-finetune-cases)), from printed characters to "
+        f"handwritten digits{how}, at the plateau. {verdict}\n\n{results.image(file, results.described(panel))}"
     )
 
 

@@ -88,8 +88,20 @@ def test_the_guide_gives_the_advice_of_the_package():
 
 
 def test_the_guide_shows_what_was_recorded_of_a_case():
-    assert "finetune" in front.measured(ROOT, "small-similar")
-    assert (ROOT / "_build/figures/start-small-similar.svg").is_file()
+    for case, advised in front.ADVISED.items():
+        size, similarity = case.split("-")
+        shown = front.measured(ROOT, case)
+        assert (ROOT / f"_build/figures/start-{case}.svg").is_file()
+        end = f"-{similarity}-{size}" + ("" if advised == "head" else "-many")
+        rows = load_result("finetune-cases").rows
+        words = {key: row.label.partition(f", {size}")[0] for key, row in rows.items()}
+        assert f"The advised way is *{words[advised + end]}*" in shown
+        ends = [
+            k for k in rows if k.endswith((f"-{similarity}-{size}-many", f"-{similarity}-{size}"))
+        ]
+        best = max(ends, key=lambda key: rows[key].interval.mean)
+        more = rows[best].interval.mean - rows[advised + end].interval.mean
+        assert f"*{words[best]}*: {more:.1f} points more" in shown
 
 
 def test_the_guide_leads_to_pages_that_there_are():
