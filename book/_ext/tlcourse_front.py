@@ -215,7 +215,8 @@ def measured(root: Path, case: str) -> str:
     how = "" if similarity == "similar" else " in shuffled tiles"
     return (
         "What we measured ([finetune-cases](#result-finetune-cases)), from printed characters to "
-        f"handwritten digits{how}, at the plateau. {verdict}\n\n{results.image(file, results.described(panel))}"
+        f"handwritten digits{how}, at the plateau. {verdict}\n\n"
+        + results.image(file, results.described(panel))
     )
 
 
