@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -61,3 +62,34 @@ print(len(names))
 """
     assert int(python(code, tmp_path)) > 20
     assert not (tmp_path / "cache").exists()
+
+
+RANKS = {"data": 0, "models": 1, "training": 3, "experiments": 4}
+FAMILIES = {
+    path.parent.name
+    for path in (Path(__file__).parents[1] / "tlcourse").glob("*/__init__.py")
+    if path.parent.name not in {*RANKS, "exercises", "grading"}
+}
+
+
+def imported(file):
+    """Return the folders of the package that a file imports from, wherever in it."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    names = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]
+    names += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+    parts = [name.split(".") for name in names if name.startswith("tlcourse.")]
+    return {part[1] for part in parts}
+
+
+def test_data_flows_one_way_and_a_family_imports_no_other():
+    """data, models, a family of methods, training, experiments: nothing imports what comes later."""
+    ranks = RANKS | dict.fromkeys(FAMILIES, 2)
+    assert {"finetuning", "adaptation", "instances"} <= FAMILIES
+    wrong = [
+        (file.name, other)
+        for own in ranks
+        for file in (Path(__file__).parents[1] / "tlcourse" / own).rglob("*.py")
+        for other in imported(file) & ranks.keys() - {own}
+        if ranks[other] > ranks[own] or {own, other} <= FAMILIES
+    ]
+    assert not wrong

@@ -98,5 +98,5 @@ def test_what_it_does_not_take(net, data):
         recompute_batchnorm("net", data)
     with pytest.raises(ValueError, match="batch_size must be"):
         recompute_batchnorm(net, data, batch_size=1)
-    with pytest.raises(ValueError, match="The data is empty"):
+    with pytest.raises(ValueError, match="dataset is empty"):
         recompute_batchnorm(net, TensorDataset(torch.rand(0, 2, 6, 6)))

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from tlcourse._checks import check_int
+from tlcourse._checks import check_int, check_samples
 from tlcourse._modes import kept_modes
 from tlcourse.finetuning.freeze import is_frozen
-from tlcourse.training import loader
 
 
 def recompute_batchnorm(model: nn.Module, dataset: Dataset[Any], *, batch_size: int = 256) -> None:
@@ -56,7 +55,7 @@ def recompute_batchnorm(model: nn.Module, dataset: Dataset[Any], *, batch_size: 
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
     check_int("batch_size", batch_size, low=2)
-    batches = loader(dataset, batch_size, shuffle=False)
+    check_samples(dataset)
     norms = [
         layer
         for layer in model.modules()
@@ -71,7 +70,7 @@ def recompute_batchnorm(model: nn.Module, dataset: Dataset[Any], *, batch_size: 
             norm.momentum = None  # the plain mean over the batches
             norm.train()
         try:
-            for j, (x, *_) in enumerate(batches):
+            for j, (x, *_) in enumerate(DataLoader(dataset, batch_size)):
                 if j == 0 or len(x) == batch_size:
                     model(x.to(device))
         finally:
