@@ -82,7 +82,7 @@ def imported(file):
 
 
 def test_data_flows_one_way_and_a_family_imports_no_other():
-    """data, models, a family of methods, training, experiments: nothing imports what comes later."""
+    """Data, models, a family of methods, training, experiments: nothing imports a later one."""
     ranks = RANKS | dict.fromkeys(FAMILIES, 2)
     assert {"finetuning", "adaptation", "instances"} <= FAMILIES
     wrong = [
