@@ -198,6 +198,13 @@ def test_claim_all_layers_are_ahead_of_the_last_stage(claim, recorded):
         claim.better(recorded, f"all-d1-{case}-many", f"last-1-{case}-many")
 
 
+def test_all_layers_add_less_to_the_last_stage_than_that_to_the_head_in_each_seed(recorded):
+    for case in CASES:
+        first = recorded.differences(f"last-1-{case}-many", f"head-{case}")
+        rest = recorded.differences(f"all-d1-{case}-many", f"last-1-{case}-many")
+        assert all(a > b for a, b in zip(first, rest, strict=True)), case
+
+
 @pytest.mark.claim("claim-depth-two")
 def test_claim_two_stages_are_nearly_all(claim, recorded):
     for case in CASES:
@@ -241,6 +248,12 @@ def test_claim_small_and_different(claim, recorded):
         claim.better(recorded, "new-later-different-small-many", other)
 
 
+@pytest.mark.claim("claim-cases-small-different-twice")
+def test_claim_small_and_different_with_twice_the_steps_from_scratch(claim, recorded):
+    new = "new-later-different-small-many"
+    claim.on_average(recorded, new, "scratch-different-small-twice", seeds=8)
+
+
 @pytest.mark.claim("claim-cases-small-different-pixels")
 def test_claim_small_and_different_is_no_more_than_the_pixels(claim, recorded):
     new = "new-later-different-small-many"
@@ -257,6 +270,20 @@ def test_claim_large_and_similar_is_no_more_than_from_scratch(claim, recorded):
     claim.no_difference(
         recorded, "all-d3-similar-large-many", "scratch-similar-large-many", within=1
     )
+
+
+@pytest.mark.claim("claim-cases-large-similar-twice")
+def test_claim_large_and_similar_with_twice_the_steps_from_scratch(claim, recorded):
+    scratch, all_layers = "scratch-similar-large-twice", "all-d3-similar-large-many"
+    claim.better(recorded, scratch, all_layers)
+    claim.no_difference(recorded, scratch, all_layers, within=0.5)
+
+
+def test_with_many_labels_no_way_with_transfer_is_ahead_of_training_from_scratch(recorded):
+    for case in ("similar-large", "different-large"):
+        trained = [f"{way}-{case}-many" for way in module.LEARN if way != "scratch"]
+        for way in (f"head-{case}", *trained):
+            assert recorded.paired(way, f"scratch-{case}-many").low < 0, way
 
 
 @pytest.mark.claim("claim-cases-large-different")
