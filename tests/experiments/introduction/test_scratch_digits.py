@@ -206,6 +206,12 @@ def test_the_lead_shrinks_with_the_labels_in_each_seed(recorded):
         assert one > five > twenty
 
 
+def test_less_than_a_quarter_of_the_gap_after_16_steps_is_left_in_each_seed(recorded):
+    early = recorded.differences("transfer-5-16", "scratch-5-16")
+    late = recorded.differences("transfer-5-160", "scratch-5-160")
+    assert all(0 < end < start / 4 for start, end in zip(early, late, strict=True))
+
+
 @pytest.mark.claim("claim-intro-wrong-start")
 def test_claim_wrong_names_start_below_random_weights(claim, recorded):
     claim.better(recorded, "scratch-5-0", "wrong-5-0")
