@@ -121,6 +121,7 @@ def test_claim_fine_tuning_learns_more_than_adapters(claim, recorded):
 def test_claim_adapters_keep_more(claim, recorded):
     for rank in (4, 16):
         claim.better(recorded, f"rank-{rank}-old", "all-old")
+    claim.on_average(recorded, "rank-1-old", "all-old")
 
 
 @pytest.mark.claim("claim-adapters-head")
