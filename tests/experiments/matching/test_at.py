@@ -302,6 +302,8 @@ def test_what_the_chapter_says_of_the_recorded_pairs():
             for way in ("at", "act", "kd", "at+kd"):
                 gains[pair, way] = min(result.differences(f"{pair}-student", f"{pair}-{way}"))
             assert abs(result.paired(f"{pair}-act", f"{pair}-at").mean) < 2, pair
+        for row in result.rows.values():
+            assert row.interval.mean > 4 * row.paper, row.key  # "at several times the paper's"
     assert len(gains) == 16
     assert min(gains.values()) > 0
 
