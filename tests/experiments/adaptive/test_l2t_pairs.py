@@ -277,7 +277,7 @@ def test_claim_the_searched_w_is_behind_never_on_average(claim, recorded):
 
 @pytest.mark.claim("claim-l2t-room")
 def test_claim_hindsight_is_ahead(claim, recorded):
-    for strategy in ("never", "always", "whether", "choose"):
+    for strategy in ("never", "always", "whether", "choose", "search"):
         claim.better(recorded, "hindsight", strategy)
 
 
@@ -295,5 +295,7 @@ def test_claim_the_nearest_mean_of_both_is_worse_than_never(claim, recorded):
 def test_its_mistakes_are_of_one_kind(recorded):
     assert set(recorded["hurt"].values) == {0.0}
     assert min(recorded["missed"].values) > 0
+    used = zip(recorded["risks"].values, recorded["missed"].values, strict=True)
+    assert max(100 - risks - missed for risks, missed in used) < 5  # it hurts nowhere
     assert min(recorded["rank"].values) > 0
     assert 0.2 < recorded["rank"].interval.mean < 0.3

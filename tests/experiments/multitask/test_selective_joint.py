@@ -283,6 +283,14 @@ def test_claim_twice_the_labels_help(claim):
         claim.better(load_result("selective-joint"), "val", other)
 
 
+@pytest.mark.parametrize("name", ["selective-joint", "selective-joint-cifar10"])
+def test_what_the_chapter_says_of_the_papers_steps(name):
+    paper = {row.key: row.paper for row in load_result(name).rows.values()}
+    steps = [paper[row] for row in ("finetune", "all", "once", "selective", "fusion")]
+    assert steps == sorted(set(steps))  # each adds something
+    assert paper["selective-scratch"] - paper["scratch"] > paper["selective"] - paper["finetune"]
+
+
 def test_what_the_chapter_says_of_the_recorded_photographs():
     result = load_result("selective-joint-cifar10")
     means = [result[row].interval.mean for row in ("finetune", *CHOOSING, "fusion")]
