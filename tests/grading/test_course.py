@@ -7,7 +7,9 @@ import stat
 import warnings
 import zipfile
 
+import numpy as np
 import pytest
+import torch
 from bs4 import BeautifulSoup
 from typer.testing import CliRunner
 
@@ -129,6 +131,49 @@ def test_a_round_trip(folder, tmp_path):
     # The mark by hand was for another answer: it stays, and has to be looked at again.
     assert (plain["ada"]["score"], plain["ada"]["by_hand"]) == ("24.5", "to come")
 
+    with gradebook.opened(folder) as book:  # looked at; then comes a file without an answer
+        (submitted,) = book.find_submission("toy", "ada").notebooks
+        for grade in submitted.grades:
+            grade.needs_manual_grade = False
+        book.db.commit()
+    (handed / "ada.ipynb").write_bytes(b"no notebook")
+    course.collect(folder, "toy", handed)
+    assert course.grade(folder, "toy", way="bubblewrap")[0] == 1
+    course.export(folder, "toy", "plain", path)
+    plain = {row["id"]: row for row in rows(path)}
+    assert (plain["ada"]["status"], plain["ada"]["by_hand"]) == ("invalid", "to come")
+    assert plain["dan"]["by_hand"] == "done"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_killed_between_gradebook_and_notebook_asks_for_the_mark_again(folder, monkeypatch):
+    path = folder / "submitted" / "ada" / "toy" / "toy.ipynb"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(notebook())
+    enter, asked = gradebook.enter, []
+
+    def killed(*args, new_answer):
+        asked.append(new_answer)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gradebook, "enter", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            course.grade(folder, "toy", way="bubblewrap")
+    monkeypatch.setattr(gradebook, "enter", enter)
+    assert asked == [True, True]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_graded_rightly_is_refused(folder, monkeypatch):
+    source = folder / "assignments" / "toy" / "toy.ipynb"
+    source.write_text(source.read_text() + "\n")
+    with pytest.raises(ValueError, match="changed since it was released"):
+        course.grade(folder, "toy", way="bubblewrap")
+    monkeypatch.setattr(course, "bound_above", lambda path: "/usr")
+    with pytest.raises(ValueError, match="below /usr, which students' code can read"):
+        course.grade(folder, "toy", way="bubblewrap")
+
 
 @pytest.mark.filterwarnings("ignore")
 def test_parts_of_an_array_job_are_merged_by_a_last_run(folder, tmp_path):
@@ -171,17 +216,32 @@ def test_platforms_names_are_understood(folder, tmp_path):
     path = tmp_path / "in.zip"
     with zipfile.ZipFile(path, "w") as packed:
         packed.writestr("Ada A_11_assignsubmission_file/toy.ipynb", notebook())
-        packed.writestr("Bob_B_12_assignsubmission_file_/my answer.ipynb", notebook())
+        packed.writestr("Bob_B_12_assignsubmission_file_/mine/my answer.ipynb", notebook())
     assert course.collect(folder, "toy", path, "moodle")[0] == ["ada", "bob"]
     with zipfile.ZipFile(path, "w") as packed:
         packed.writestr("cyd/toy.ipynb", notebook())
-        packed.writestr("x/dan/any name.ipynb", notebook())
+        packed.writestr("dan.ipynb", notebook())
         packed.writestr("../cyd/toy.ipynb", notebook())
     assert course.collect(folder, "toy", path, "plain")[0] == ["cyd", "dan"]
     handed = tmp_path / "in"
     handed.mkdir()
     (handed / "ada.ipynb").symlink_to("/etc/passwd")
     assert course.collect(folder, "toy", handed)[0] == []
+
+
+def test_a_folder_of_a_students_own_speaks_for_nobody_else(folder, tmp_path):
+    path = tmp_path / "in.zip"
+    bobs = notebook(last=["'bob'"])
+    for form, ada, bob in (
+        ("plain", "ada", "bob"),
+        ("moodle", "A_11_assignsubmission_file_", "B_12_assignsubmission_file_"),
+        ("moodle", "A_11_assignsubmission_onlinetext_", "B_12_assignsubmission_file_"),
+    ):
+        with zipfile.ZipFile(path, "w") as packed:
+            packed.writestr(f"{ada}/{bob}/toy.ipynb", notebook())
+            packed.writestr(f"{bob}/toy.ipynb", bobs)
+        course.collect(folder, "toy", path, form)
+        assert (folder / "submitted/bob/toy/toy.ipynb").read_bytes() == bobs, form
 
 
 @pytest.mark.parametrize(
@@ -251,6 +311,17 @@ def test_commands(tmp_path):
     assert "kept" in str(again.exception)
     wrong = run(app, ["assignment", "grade", "distillation", "--part", "3/2"])
     assert wrong.exit_code == 2
+
+
+def test_the_seed_alone_sets_a_networks_weights():
+    """Not torch's own generator, of which tests in other threads draw as well."""
+    script = PACKAGED / "fine_tuning" / "tests.py"
+    scope = {"__name__": "fine_tuning"}
+    exec(compile(script.read_text(), str(script), "exec"), scope)
+    one, two = (scope["Case"](np.random.default_rng(3), ("a", "b")) for _ in range(2))
+    assert all(torch.equal(one.state[name], two.state[name]) for name in one.state)
+    assert torch.equal(one.x, two.x)
+    assert len(one.state["a.1.weight"].unique()) > 1
 
 
 @pytest.mark.parametrize("name", course.packaged())

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from tests.grading.conftest import RIGHT, TOY, notebook
@@ -110,7 +111,9 @@ def test_a_folder_that_is_no_assignment_is_named(tmp_path):
         load(folder)
 
 
-@pytest.mark.parametrize("value", [None, True, "1.0", [1.0], {"a": 1.0}, float("nan"), 2.0])
+@pytest.mark.parametrize(
+    "value", [None, True, "1.0", [1.0], {"a": 1.0}, float("nan"), 2.0, np.array(True)]
+)
 def test_close_takes_nothing_but_the_right_number(value):
     close(1.0, 1.0)
     with pytest.raises(AssertionError):
