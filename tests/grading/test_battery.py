@@ -418,6 +418,14 @@ def test_a_visible_test_cannot_tell_what_a_hidden_one_has_left(toy, world):
     assert "numbers" not in json.dumps([test["message"] for test in record["tests"]])
 
 
+def test_what_does_not_cross_is_told_of_a_visible_test_alone(toy, world):
+    source = "def total(v): return type('Saw' + str(len(v)), (), {})()"
+    found = outcome(grade(toy, notebook({"total": source}), SEED))
+    assert "(Saw3: " in found["shown_total"][1]
+    assert found["any_total"][0] == "unsendable"
+    assert "Saw" not in found["any_total"][1]
+
+
 def test_long_texts_are_cut(toy, world):
     """Neither a result nor the grader's memory grows with what a changed process sends."""
     long = "w = __import__('sys').modules['_wire']\nold = w.pack\n"

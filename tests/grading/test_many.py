@@ -53,8 +53,10 @@ def test_a_damaged_result_is_made_anew(toy, handed_in, tmp_path):
     results = tmp_path / "results"
     run(toy, {"s0": handed_in["s0"]}, results)
     (path,) = results.iterdir()
-    path.write_text(path.read_text()[:100])
-    assert run(toy, {"s0": handed_in["s0"]}, results)[0] == 1
+    whole = path.read_text()
+    for bad in (whole[:100], "[]", whole.replace('"key": "', '"key": "0')):
+        path.write_text(bad)
+        assert run(toy, {"s0": handed_in["s0"]}, results)[0] == 1
 
 
 def test_a_link_is_no_submission(toy, tmp_path):

@@ -102,6 +102,21 @@ def test_limits_end_a_process():
         box.run_cell("while True: print('x' * 1000)")
 
 
+def test_every_limit_holds_inside():
+    limits = Limits(memory=3 << 30, processes=20, disk=1 << 20, total=30)
+    with Sandbox(limits=limits) as box:
+        names = ("AS", "NPROC", "FSIZE", "NOFILE", "CPU", "CORE")
+        source = f"import resource as r\n[r.getrlimit(getattr(r, 'RLIMIT_' + n)) for n in {names}]"
+        expected = [3 << 30, 20, 1 << 20, 512, 31, 0]
+        assert box.run_cell(source).output == f"{[(n, n) for n in expected]}\n"
+        forks = (
+            "import os, time\ncount = 0\ntry:\n    while count < 50:\n"
+            "        if os.fork() == 0: time.sleep(100)\n        count += 1\n"
+            "except OSError: pass\nprint(count <= 20)"
+        )
+        assert box.run_cell(forks).output == "True\n"
+
+
 def test_output_is_cut_and_the_rest_let_go():
     with Sandbox(limits=Limits(shown=1000)) as box:
         assert len(box.run_cell("print('x' * 100_000)").output) == 1000
