@@ -18,6 +18,7 @@ from tlcourse.cli import app
 from tlcourse.grading import course, gradebook
 from tlcourse.grading.assignment import PACKAGED, load
 from tlcourse.grading.grade import grade
+from tlcourse.grading.notebook import MAX_BYTES
 from tlcourse.grading.pages import by_hand_notebook, feedback_page
 
 ROSTER = """id,first_name,last_name,email,lms_id
@@ -103,7 +104,7 @@ def test_a_round_trip(folder, tmp_path):
         assert not {"ada@x", "bob@x", "Bo,"} & set(page.split())
 
     path = tmp_path / "grades.csv"
-    assert course.export(folder, "toy", "plain", path) == 4
+    assert course.export(folder, "toy", "plain", path) == (4, 1)
     plain = {row["id"]: row for row in rows(path)}
     assert [plain[one]["score"] for one in ("ada", "bob", "cyd", "dan")] == ["24.5", "10", "", "0"]
     assert plain["cyd"]["status"] == "missing"
@@ -187,7 +188,7 @@ def test_parts_of_an_array_job_are_merged_by_a_last_run(folder, tmp_path):
     assert (count, len(records)) == (0, 3)
 
 
-def test_hostile_archives(folder, tmp_path):
+def test_hostile_archives(folder, tmp_path, monkeypatch):
     path = tmp_path / "in.zip"
     link = zipfile.ZipInfo("s/cyd_13_1_link.ipynb")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
@@ -206,6 +207,18 @@ def test_hostile_archives(folder, tmp_path):
     assert len(left) == 7
     new = {p for p in tmp_path.rglob("*") if p.is_file()} - set(before)
     assert new == {folder / "submitted/ada/toy/toy.ipynb"}
+    with zipfile.ZipFile(path, "w") as packed:  # these names are read one by one
+        packed.writestr("s/ada_11_1_toy.ipynb", bytes(MAX_BYTES + 1))
+    assert course.collect(folder, "toy", path, "canvas")[0] == []
+    monkeypatch.setattr(course, "MAX_FILES", 0)
+    with pytest.raises(ValueError, match="more than 0 files"):
+        course.collect(folder, "toy", path, "canvas")
+    large = tmp_path / "large"
+    large.mkdir()
+    (large / "ada.ipynb").write_bytes(bytes(MAX_BYTES + 1))
+    assert course.collect(folder, "toy", large) == (
+        [], ["ada.ipynb: it is too large, or no plain file"]
+    )  # fmt: skip
     broken = tmp_path / "broken.zip"
     broken.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="neither a folder nor a zip"):
@@ -248,7 +261,8 @@ def test_a_folder_of_a_students_own_speaks_for_nobody_else(folder, tmp_path):
     ("value", "shown"),
     [
         ("=1+1", "'=1+1"), ("+1", "'+1"), ("-1", "'-1"), ("@SUM(A1)", "'@SUM(A1)"),
-        ("\t=1", "' =1"), ("\r\n=1", "'  =1"), (" =1", "' =1"), ("a=1", "a=1"), (1.5, "1.5"),
+        ("\t=1", "' =1"), ("\r\n=1", "'  =1"), (" =1", "' =1"),
+        ("\uff1d1", "'\uff1d1"), ("   ", "   "), ("a=1", "a=1"), (1.5, "1.5"),
         (-2.0, "-2"), ("", ""), ("a\nb", "a b"),
     ],
 )  # fmt: skip

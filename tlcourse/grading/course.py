@@ -19,6 +19,7 @@ import re
 import secrets
 import shutil
 import stat
+import unicodedata
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -317,8 +318,13 @@ def _records(folder: Path, assignment: Assignment) -> dict[str, Record]:
     return found
 
 
-def export(folder: Path, name: str, form: str, path: Path) -> int:
-    """Write grades as CSV for a learning platform; return how many students it has."""
+def export(folder: Path, name: str, form: str, path: Path) -> tuple[int, int]:
+    """Write grades as CSV for a learning platform.
+
+    Returns how many students it has, and how many of them still wait for a mark by hand.
+    """
+    if form not in COLUMNS:
+        raise ValueError(f"The form is {form!r}; it is one of: {', '.join(COLUMNS)}.")
     assignment = find(folder, name)
     records = _records(folder, assignment)
     students = roster(folder) or {one: Student(one) for one in records}
@@ -328,8 +334,6 @@ def export(folder: Path, name: str, form: str, path: Path) -> int:
             record = records.get(student.id)
             marks, waiting, _ = gradebook.by_hand(book, student.id, assignment)
             rows.append(_row(assignment, student, record, marks, waiting))
-    if form not in COLUMNS:
-        raise ValueError(f"The form is {form!r}; it is one of: {', '.join(COLUMNS)}.")
     columns = {title.format(name=name): key for title, key in COLUMNS[form].items()}
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
@@ -337,7 +341,7 @@ def export(folder: Path, name: str, form: str, path: Path) -> int:
     writer.writerows([plain(row[key]) for key in columns.values()] for row in rows)
     with writing(path) as file:
         file.write(text.getvalue().encode("utf-8"))
-    return len(rows)
+    return len(rows), sum(row["waiting"] == "to come" for row in rows)
 
 
 COLUMNS = {
@@ -388,4 +392,5 @@ def plain(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     text = "".join(c if c.isprintable() else " " for c in str(value))
-    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") and text.strip() else text
+    first = unicodedata.normalize("NFKC", text.lstrip()[:1])  # wide forms of the signs count too
+    return f"'{text}" if first in ("=", "+", "-", "@") else text
