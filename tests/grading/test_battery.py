@@ -214,6 +214,7 @@ REACHES = {
 
 ENDS = {
     "exit in a cell": (notebook(last=["import os\nos._exit(0)"]), "crashed", 20),
+    "exit in cell after cell": (notebook(last=["import os\nos._exit(0)"] * 9), "crashed", 0),
     "exit in a function": (notebook({"total": "import os\ndef total(v): os._exit(3)"}), "crashed", 10),
     "segmentation fault": (notebook({"total": "import ctypes\ndef total(v): return ctypes.string_at(0)"}), "crashed", 10),
     "system exit": (notebook(last=["raise SystemExit", "import sys; sys.exit(1)"]), "graded", 20),
@@ -341,6 +342,9 @@ HONEST = {
     "processes": notebook({"total": "from multiprocessing import Pool\ndef total(v):\n    with Pool(2) as pool: return sum(pool.map(float, v))"}),
     "annotations": notebook({"total": "from __future__ import annotations\ndef total(v: list[Unknown]) -> Number: return sum(v)"}),
     "slow but in time": notebook({"total": "import time\ndef total(v):\n    time.sleep(1)\n    return sum(v)"}),
+    "large data, which the copies for tests share": notebook(
+        {"total": "import time\ndef total(v):\n    time.sleep(1)\n    return sum(v)"}, first=["data = bytearray(b'1') * (600 << 20)"],
+    ),
     "locked cells missing": notebook({"setup": None}),
     "a file of its own": notebook(first=["open('notes.txt', 'w').write('x')\nassert open('notes.txt').read() == 'x'"]),
     "asks for input": notebook(first=["name = input('Your name? ')"]),

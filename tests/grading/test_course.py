@@ -65,6 +65,17 @@ def test_the_released_notebook_has_no_solution(folder):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_solution_that_stands_twice_is_not_released(folder):
+    path = folder / "assignments" / "toy" / "toy.ipynb"
+    book = json.loads(path.read_text())
+    book["cells"][0]["source"] = "As in\n\n    return BASE * sum(values)"
+    path.write_text(json.dumps(book))
+    with pytest.raises(ValueError, match="a solution would be released"):
+        course.release(folder, "toy")
+    assert not (folder / "release" / "toy" / "toy.ipynb").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_round_trip(folder, tmp_path):
     handed = tmp_path / "in"
     handed.mkdir()
@@ -98,6 +109,8 @@ def test_a_round_trip(folder, tmp_path):
     assert "[1.0, 2.0, 3.5]" in pages["bob"]  # the visible test's
     assert BeautifulSoup(pages["bob"], "html5lib").find("script") is None
     assert script in BeautifulSoup(pages["bob"], "html5lib").text
+    assert "BASE * sum" in pages["ada"]
+    assert "BASE = " not in pages["ada"]  # a locked cell is not theirs
     assert "not JSON" in pages["dan"]
     for page in pages.values():
         assert "any_total" not in page
@@ -184,8 +197,10 @@ def test_parts_of_an_array_job_are_merged_by_a_last_run(folder, tmp_path):
         path.write_bytes(notebook(last=[f"k = {k}"]))
     counts = [course.grade(folder, "toy", way="bubblewrap", part=(k, 2))[0] for k in (1, 2)]
     assert counts == [2, 1]
-    count, records, _ = course.grade(folder, "toy", way="bubblewrap")
-    assert (count, len(records)) == (0, 3)
+    (folder / "students.csv").write_text("id\nada\nbob\ncyd\n")
+    shutil.copytree(folder / "submitted" / "ada", folder / "submitted" / "eve")
+    count, records, unknown = course.grade(folder, "toy", way="bubblewrap")
+    assert (count, len(records), unknown) == (0, 3, ["eve"])
 
 
 def test_hostile_archives(folder, tmp_path, monkeypatch):
@@ -291,6 +306,7 @@ def test_pages_escape_everything(toy):
     soup = BeautifulSoup(page, "html5lib")
     assert not soup.find_all(["script", "img"])
     assert "\x1b" not in page
+    assert "[31m" not in page
     assert "\x00" not in page
     shown = json.loads(by_hand_notebook(toy, record))
     assert not any("<" in c["source"] for c in shown["cells"] if c["cell_type"] == "markdown")

@@ -1,5 +1,6 @@
 """Many submissions: one result each, nothing twice, a killed run goes on."""
 
+import itertools
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 
 from tests.grading.conftest import RIGHT, TOY, notebook
 from tlcourse.grading import grade as grading
-from tlcourse.grading.assignment import close, load
+from tlcourse.grading.assignment import close, generator, load
 from tlcourse.grading.grade import grade_all
 from tlcourse.grading.notebook import Invalid
 from tlcourse.grading.sandbox import COURSE
@@ -114,12 +115,17 @@ def test_a_folder_that_is_no_assignment_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "value", [None, True, "1.0", [1.0], {"a": 1.0}, float("nan"), 2.0, np.array(True)]
+    "value", [None, True, "1.0", [1.0], {"a": 1.0}, float("nan"), 2.0, np.array(True), np.ones(1)]
 )
 def test_close_takes_nothing_but_the_right_number(value):
     close(1.0, 1.0)
     with pytest.raises(AssertionError):
         close(value, 1.0)
+
+
+def test_each_test_draws_numbers_of_its_own():
+    first = [generator(*names).random() for names in itertools.product("ab", "cd", "ef")]
+    assert len(set(first)) == 8
 
 
 def test_right_answers_are_the_notebooks_own():
