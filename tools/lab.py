@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import itertools
 import json
 import mimetypes
 import os
@@ -413,7 +414,7 @@ def bring_up_to_date(mine: Path) -> list[str]:
             if code_of(target.read_bytes()) in (known.get(f"{name}#code"), code_of(new)):
                 target.write_bytes(new)
             else:
-                beside = target.with_name(f"{target.stem}.new.ipynb")
+                beside = free(target)
                 beside.write_bytes(new)
                 said.append(
                     f"{name} has changed since you began; yours is as you left it, and the new "
@@ -424,6 +425,12 @@ def bring_up_to_date(mine: Path) -> list[str]:
             known[f"{name}#code"] = code_of(new)
     kept.write_text(json.dumps(known, indent=1))
     return said
+
+
+def free(target: Path) -> Path:
+    """Return a name beside a notebook that nothing has: an earlier new one may be worked in."""
+    names = itertools.chain(("new",), (f"new{number}" for number in itertools.count(2)))
+    return next(p for name in names if not (p := target.with_suffix(f".{name}.ipynb")).exists())
 
 
 def code_of(content: bytes) -> str:

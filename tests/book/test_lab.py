@@ -247,6 +247,19 @@ def test_where_both_have_changed_the_new_one_is_put_beside_and_said_once(course)
     assert source_of(copy) == "def count():\n    return 7"
 
 
+def test_work_in_the_new_one_is_kept_when_another_comes(course):
+    source, copy = course
+    write(copy, "def count():\n    return 7")
+    write(source, "def count():\n    return ...  # now clearer")
+    again(copy)
+    write(copy.with_name("one.new.ipynb"), "def count():\n    return 8")
+    write(source, "def count():\n    return ...  # clearer still")
+    (said,) = again(copy)
+    assert "one.new2.ipynb" in said
+    assert source_of(copy.with_name("one.new.ipynb")) == "def count():\n    return 8"
+    assert source_of(copy.with_name("one.new2.ipynb")) == source_of(source)
+
+
 def test_a_broken_notebook_is_its_owners(course):
     source, copy = course
     copy.write_text('{"cells": [', encoding="utf-8")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
+import signal
+import time
 
+import numpy as np
 import pytest
+import torch
 
 import tlcourse.exercises
-from tlcourse.exercises._question import Question, texts
+from tlcourse.exercises._question import Question, function, texts, value
 
 MODULES = [m.name for m in pkgutil.iter_modules(tlcourse.exercises.__path__) if m.name[0] != "_"]
 QUESTIONS = {
@@ -67,6 +72,68 @@ def test_a_wrong_type_never_passes_and_is_told(name, odd):
     outcome = QUESTIONS[name].outcome(odd)
     assert outcome.status in ("failed", "raised")
     assert outcome.message
+
+
+@pytest.mark.parametrize(
+    "given", [True, np.True_, torch.tensor(True), np.array(True), lambda: True, lambda: [True]]
+)
+def test_a_truth_is_no_number(given):
+    for question in (value("any", 1.0), function("any", lambda: 1.0, lambda: [()])):
+        assert question.outcome(given).status == "failed"
+    listed = given() if callable(given) else [given]
+    assert value("any", [1.0]).outcome(listed).status == "failed"
+
+
+def test_numbers_agree_within_the_tolerance_and_no_further():
+    question = value("any", 100.0, tolerance=1e-3)
+    assert question.outcome(100.09).status == "passed"
+    assert question.outcome(100.2).status == "failed"
+    near = value("any", 0.0, tolerance=1e-3)
+    assert near.outcome(0.0009).status == "passed"
+    assert near.outcome(0.0011).status == "failed"
+    assert near.outcome(float("nan")).status == "failed"
+
+
+def test_the_answer_is_not_told():
+    outcome = value("any", 1234.5).outcome(1.0)
+    assert "1234" not in outcome.message
+    assert "1234" not in value("any", {"a": 1234.5}).outcome({"a": 1}).message
+
+
+def test_an_answer_that_changes_its_arguments_spoils_nothing():
+    def change(x):
+        x.append(1)
+        return 5
+
+    question = function("any", lambda x: len(x), lambda: [([],), ([],)])
+    assert question.outcome(change).message.startswith("in call 1 of 2, got 5.0, not 0.0")
+
+
+def test_a_function_that_answers_some_calls_only_is_wrong():
+    question = function("any", lambda x: x, lambda: [(1,), (2,)])
+    assert question.outcome(lambda x: 1 if x == 1 else None).status == "failed"
+
+
+def test_a_loop_that_catches_all_is_stopped_and_the_clock_given_back():
+    def stubborn(x):
+        while True:
+            with contextlib.suppress(Exception):
+                while True:
+                    pass
+
+    rung = []
+    before = signal.signal(signal.SIGALRM, lambda *given: rung.append(1))
+    try:
+        question = function("any", lambda x: x, lambda: [(1,)], limit=0.2)
+        assert "loop without end" in question.outcome(stubborn).message
+        assert question.outcome(lambda x: x).status == "passed"
+        time.sleep(0.6)
+        assert not rung
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+        signal.raise_signal(signal.SIGALRM)
+        assert rung
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def endless(*given):

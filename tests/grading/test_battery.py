@@ -5,13 +5,14 @@ they get through to what they should not reach; the fixture `world` looks for it
 for connections, and for processes that are still alive.
 """
 
+import dataclasses
 import json
 import os
 
 import pytest
 
 from tests.grading.conftest import GOT, RIGHT, notebook
-from tlcourse.grading.grade import grade
+from tlcourse.grading.grade import SHOWN, grade
 
 SEED = "a secret"
 ZERO = {"total": "def total(values): return 0.5", "scaled": "def scaled(values, factor): return 0"}
@@ -204,12 +205,16 @@ REACHES = {
     "trace": "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nif libc.ptrace(16, 1, 0, 0): raise OSError",
     "root again": "import os\nos.setuid(0)",
     "limits raised": "import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
+    "memory of no process": "import os\nfound = os.memfd_create('x')",
+    "memory of the system": "import ctypes\nif ctypes.CDLL(None).shmget(0, 4096, 0o1600) < 0: raise OSError",
     "reference answers": "import tlcourse.grading",
+    "one reference answer": "from tlcourse.distillation import distillation_loss",
     "reference answers on disk": "import os, sys\nfound = [p for p in sys.path for n in ('grading', 'distillation', '_results') if os.path.exists(f'{p}/tlcourse/{n}')]\nassert found",
 }  # fmt: skip
 
 ENDS = {
     "exit in a cell": (notebook(last=["import os\nos._exit(0)"]), "crashed", 20),
+    "exit in cell after cell": (notebook(last=["import os\nos._exit(0)"] * 9), "crashed", 0),
     "exit in a function": (notebook({"total": "import os\ndef total(v): os._exit(3)"}), "crashed", 10),
     "segmentation fault": (notebook({"total": "import ctypes\ndef total(v): return ctypes.string_at(0)"}), "crashed", 10),
     "system exit": (notebook(last=["raise SystemExit", "import sys; sys.exit(1)"]), "graded", 20),
@@ -337,6 +342,9 @@ HONEST = {
     "processes": notebook({"total": "from multiprocessing import Pool\ndef total(v):\n    with Pool(2) as pool: return sum(pool.map(float, v))"}),
     "annotations": notebook({"total": "from __future__ import annotations\ndef total(v: list[Unknown]) -> Number: return sum(v)"}),
     "slow but in time": notebook({"total": "import time\ndef total(v):\n    time.sleep(1)\n    return sum(v)"}),
+    "large data, which the copies for tests share": notebook(
+        {"total": "import time\ndef total(v):\n    time.sleep(1)\n    return sum(v)"}, first=["data = bytearray(b'1') * (600 << 20)"],
+    ),
     "locked cells missing": notebook({"setup": None}),
     "a file of its own": notebook(first=["open('notes.txt', 'w').write('x')\nassert open('notes.txt').read() == 'x'"]),
     "asks for input": notebook(first=["name = input('Your name? ')"]),
@@ -396,6 +404,43 @@ def test_a_hidden_test_is_not_told(toy, world):
     assert "6.5" not in found["shown_total"][1]
     assert "[1.0, 2.0, 3.5]" in found["shown_total"][1]  # a visible test is
     assert not any(cell["output"] for cell in record["cells"])
+
+
+def test_a_visible_test_cannot_tell_what_a_hidden_one_has_left(toy, world):
+    """A copy for a test shares its files with the next one, so no visible test is next."""
+    last = dataclasses.replace(toy, tests=list(reversed(toy.tests)))  # the visible one last
+    source = (
+        "import os\ndef total(v):\n"
+        "    if os.path.exists('seen'): raise ValueError(open('seen').read())\n"
+        "    open('seen', 'w').write(f'numbers {v}')\n    return sum(v)"
+    )
+    record = grade(last, notebook({"total": source}), SEED)
+    found = outcome(record)
+    assert list(found) == ["any_scaled", "any_total", "shown_total"]
+    assert found["shown_total"] == ("passed", "")
+    assert found["any_total"] == ("raised", "Your code raised ValueError.")
+    assert "numbers" not in json.dumps([test["message"] for test in record["tests"]])
+
+
+def test_what_does_not_cross_is_told_of_a_visible_test_alone(toy, world):
+    source = "def total(v): return type('Saw' + str(len(v)), (), {})()"
+    found = outcome(grade(toy, notebook({"total": source}), SEED))
+    assert "(Saw3: " in found["shown_total"][1]
+    assert found["any_total"][0] == "unsendable"
+    assert "Saw" not in found["any_total"][1]
+
+
+def test_long_texts_are_cut(toy, world):
+    """Neither a result nor the grader's memory grows with what a changed process sends."""
+    long = "w = __import__('sys').modules['_wire']\nold = w.pack\n"
+    long += "w.pack = lambda m: old({k: 'x' * 2**20 if k in ('error', 'trace') else v for k, v in m.items()})"
+    data = notebook({"total": "def total(v): raise ValueError"}, last=[long, "1 / 0"])
+    record = grade(toy, data, SEED)
+    world.check(record)
+    assert record["score"] == 10
+    assert {len(cell["trace"]) for cell in record["cells"][-2:]} == {toy.limits.shown}
+    assert {len(cell["error"]) for cell in record["cells"][-2:]} == {toy.limits.shown}
+    assert max(len(test["message"]) for test in record["tests"]) == SHOWN
 
 
 def test_hints_name_the_mistake(toy, world):

@@ -7,7 +7,9 @@ import stat
 import warnings
 import zipfile
 
+import numpy as np
 import pytest
+import torch
 from bs4 import BeautifulSoup
 from typer.testing import CliRunner
 
@@ -16,6 +18,7 @@ from tlcourse.cli import app
 from tlcourse.grading import course, gradebook
 from tlcourse.grading.assignment import PACKAGED, load
 from tlcourse.grading.grade import grade
+from tlcourse.grading.notebook import MAX_BYTES
 from tlcourse.grading.pages import by_hand_notebook, feedback_page
 
 ROSTER = """id,first_name,last_name,email,lms_id
@@ -62,6 +65,17 @@ def test_the_released_notebook_has_no_solution(folder):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_solution_that_stands_twice_is_not_released(folder):
+    path = folder / "assignments" / "toy" / "toy.ipynb"
+    book = json.loads(path.read_text())
+    book["cells"][0]["source"] = "As in\n\n    return BASE * sum(values)"
+    path.write_text(json.dumps(book))
+    with pytest.raises(ValueError, match="a solution would be released"):
+        course.release(folder, "toy")
+    assert not (folder / "release" / "toy" / "toy.ipynb").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_round_trip(folder, tmp_path):
     handed = tmp_path / "in"
     handed.mkdir()
@@ -95,13 +109,15 @@ def test_a_round_trip(folder, tmp_path):
     assert "[1.0, 2.0, 3.5]" in pages["bob"]  # the visible test's
     assert BeautifulSoup(pages["bob"], "html5lib").find("script") is None
     assert script in BeautifulSoup(pages["bob"], "html5lib").text
+    assert "BASE * sum" in pages["ada"]
+    assert "BASE = " not in pages["ada"]  # a locked cell is not theirs
     assert "not JSON" in pages["dan"]
     for page in pages.values():
         assert "any_total" not in page
         assert not {"ada@x", "bob@x", "Bo,"} & set(page.split())
 
     path = tmp_path / "grades.csv"
-    assert course.export(folder, "toy", "plain", path) == 4
+    assert course.export(folder, "toy", "plain", path) == (4, 1)
     plain = {row["id"]: row for row in rows(path)}
     assert [plain[one]["score"] for one in ("ada", "bob", "cyd", "dan")] == ["24.5", "10", "", "0"]
     assert plain["cyd"]["status"] == "missing"
@@ -129,6 +145,49 @@ def test_a_round_trip(folder, tmp_path):
     # The mark by hand was for another answer: it stays, and has to be looked at again.
     assert (plain["ada"]["score"], plain["ada"]["by_hand"]) == ("24.5", "to come")
 
+    with gradebook.opened(folder) as book:  # looked at; then comes a file without an answer
+        (submitted,) = book.find_submission("toy", "ada").notebooks
+        for grade in submitted.grades:
+            grade.needs_manual_grade = False
+        book.db.commit()
+    (handed / "ada.ipynb").write_bytes(b"no notebook")
+    course.collect(folder, "toy", handed)
+    assert course.grade(folder, "toy", way="bubblewrap")[0] == 1
+    course.export(folder, "toy", "plain", path)
+    plain = {row["id"]: row for row in rows(path)}
+    assert (plain["ada"]["status"], plain["ada"]["by_hand"]) == ("invalid", "to come")
+    assert plain["dan"]["by_hand"] == "done"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_killed_between_gradebook_and_notebook_asks_for_the_mark_again(folder, monkeypatch):
+    path = folder / "submitted" / "ada" / "toy" / "toy.ipynb"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(notebook())
+    enter, asked = gradebook.enter, []
+
+    def killed(*args, new_answer):
+        asked.append(new_answer)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gradebook, "enter", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            course.grade(folder, "toy", way="bubblewrap")
+    monkeypatch.setattr(gradebook, "enter", enter)
+    assert asked == [True, True]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_graded_rightly_is_refused(folder, monkeypatch):
+    source = folder / "assignments" / "toy" / "toy.ipynb"
+    source.write_text(source.read_text() + "\n")
+    with pytest.raises(ValueError, match="changed since it was released"):
+        course.grade(folder, "toy", way="bubblewrap")
+    monkeypatch.setattr(course, "bound_above", lambda path: "/usr")
+    with pytest.raises(ValueError, match="below /usr, which students' code can read"):
+        course.grade(folder, "toy", way="bubblewrap")
+
 
 @pytest.mark.filterwarnings("ignore")
 def test_parts_of_an_array_job_are_merged_by_a_last_run(folder, tmp_path):
@@ -138,11 +197,13 @@ def test_parts_of_an_array_job_are_merged_by_a_last_run(folder, tmp_path):
         path.write_bytes(notebook(last=[f"k = {k}"]))
     counts = [course.grade(folder, "toy", way="bubblewrap", part=(k, 2))[0] for k in (1, 2)]
     assert counts == [2, 1]
-    count, records, _ = course.grade(folder, "toy", way="bubblewrap")
-    assert (count, len(records)) == (0, 3)
+    (folder / "students.csv").write_text("id\nada\nbob\ncyd\n")
+    shutil.copytree(folder / "submitted" / "ada", folder / "submitted" / "eve")
+    count, records, unknown = course.grade(folder, "toy", way="bubblewrap")
+    assert (count, len(records), unknown) == (0, 3, ["eve"])
 
 
-def test_hostile_archives(folder, tmp_path):
+def test_hostile_archives(folder, tmp_path, monkeypatch):
     path = tmp_path / "in.zip"
     link = zipfile.ZipInfo("s/cyd_13_1_link.ipynb")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
@@ -161,6 +222,18 @@ def test_hostile_archives(folder, tmp_path):
     assert len(left) == 7
     new = {p for p in tmp_path.rglob("*") if p.is_file()} - set(before)
     assert new == {folder / "submitted/ada/toy/toy.ipynb"}
+    with zipfile.ZipFile(path, "w") as packed:  # these names are read one by one
+        packed.writestr("s/ada_11_1_toy.ipynb", bytes(MAX_BYTES + 1))
+    assert course.collect(folder, "toy", path, "canvas")[0] == []
+    monkeypatch.setattr(course, "MAX_FILES", 0)
+    with pytest.raises(ValueError, match="more than 0 files"):
+        course.collect(folder, "toy", path, "canvas")
+    large = tmp_path / "large"
+    large.mkdir()
+    (large / "ada.ipynb").write_bytes(bytes(MAX_BYTES + 1))
+    assert course.collect(folder, "toy", large) == (
+        [], ["ada.ipynb: it is too large, or no plain file"]
+    )  # fmt: skip
     broken = tmp_path / "broken.zip"
     broken.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="neither a folder nor a zip"):
@@ -171,11 +244,11 @@ def test_platforms_names_are_understood(folder, tmp_path):
     path = tmp_path / "in.zip"
     with zipfile.ZipFile(path, "w") as packed:
         packed.writestr("Ada A_11_assignsubmission_file/toy.ipynb", notebook())
-        packed.writestr("Bob_B_12_assignsubmission_file_/my answer.ipynb", notebook())
+        packed.writestr("Bob_B_12_assignsubmission_file_/mine/my answer.ipynb", notebook())
     assert course.collect(folder, "toy", path, "moodle")[0] == ["ada", "bob"]
     with zipfile.ZipFile(path, "w") as packed:
         packed.writestr("cyd/toy.ipynb", notebook())
-        packed.writestr("x/dan/any name.ipynb", notebook())
+        packed.writestr("dan.ipynb", notebook())
         packed.writestr("../cyd/toy.ipynb", notebook())
     assert course.collect(folder, "toy", path, "plain")[0] == ["cyd", "dan"]
     handed = tmp_path / "in"
@@ -184,11 +257,27 @@ def test_platforms_names_are_understood(folder, tmp_path):
     assert course.collect(folder, "toy", handed)[0] == []
 
 
+def test_a_folder_of_a_students_own_speaks_for_nobody_else(folder, tmp_path):
+    path = tmp_path / "in.zip"
+    bobs = notebook(last=["'bob'"])
+    for form, ada, bob in (
+        ("plain", "ada", "bob"),
+        ("moodle", "A_11_assignsubmission_file_", "B_12_assignsubmission_file_"),
+        ("moodle", "A_11_assignsubmission_onlinetext_", "B_12_assignsubmission_file_"),
+    ):
+        with zipfile.ZipFile(path, "w") as packed:
+            packed.writestr(f"{ada}/{bob}/toy.ipynb", notebook())
+            packed.writestr(f"{bob}/toy.ipynb", bobs)
+        course.collect(folder, "toy", path, form)
+        assert (folder / "submitted/bob/toy/toy.ipynb").read_bytes() == bobs, form
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
         ("=1+1", "'=1+1"), ("+1", "'+1"), ("-1", "'-1"), ("@SUM(A1)", "'@SUM(A1)"),
-        ("\t=1", "' =1"), ("\r\n=1", "'  =1"), (" =1", "' =1"), ("a=1", "a=1"), (1.5, "1.5"),
+        ("\t=1", "' =1"), ("\r\n=1", "'  =1"), (" =1", "' =1"),
+        ("\uff1d1", "'\uff1d1"), ("   ", "   "), ("a=1", "a=1"), (1.5, "1.5"),
         (-2.0, "-2"), ("", ""), ("a\nb", "a b"),
     ],
 )  # fmt: skip
@@ -217,6 +306,7 @@ def test_pages_escape_everything(toy):
     soup = BeautifulSoup(page, "html5lib")
     assert not soup.find_all(["script", "img"])
     assert "\x1b" not in page
+    assert "[31m" not in page
     assert "\x00" not in page
     shown = json.loads(by_hand_notebook(toy, record))
     assert not any("<" in c["source"] for c in shown["cells"] if c["cell_type"] == "markdown")
@@ -251,6 +341,17 @@ def test_commands(tmp_path):
     assert "kept" in str(again.exception)
     wrong = run(app, ["assignment", "grade", "distillation", "--part", "3/2"])
     assert wrong.exit_code == 2
+
+
+def test_the_seed_alone_sets_a_networks_weights():
+    """Not torch's own generator, of which tests in other threads draw as well."""
+    script = PACKAGED / "fine_tuning" / "tests.py"
+    scope = {"__name__": "fine_tuning"}
+    exec(compile(script.read_text(), str(script), "exec"), scope)
+    one, two = (scope["Case"](np.random.default_rng(3), ("a", "b")) for _ in range(2))
+    assert all(torch.equal(one.state[name], two.state[name]) for name in one.state)
+    assert torch.equal(one.x, two.x)
+    assert len(one.state["a.1.weight"].unique()) > 1
 
 
 @pytest.mark.parametrize("name", course.packaged())

@@ -1,5 +1,6 @@
 """Many submissions: one result each, nothing twice, a killed run goes on."""
 
+import itertools
 import json
 import os
 import signal
@@ -7,11 +8,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from tests.grading.conftest import RIGHT, TOY, notebook
 from tlcourse.grading import grade as grading
-from tlcourse.grading.assignment import close, load
+from tlcourse.grading.assignment import close, generator, load
 from tlcourse.grading.grade import grade_all
 from tlcourse.grading.notebook import Invalid
 from tlcourse.grading.sandbox import COURSE
@@ -52,8 +54,10 @@ def test_a_damaged_result_is_made_anew(toy, handed_in, tmp_path):
     results = tmp_path / "results"
     run(toy, {"s0": handed_in["s0"]}, results)
     (path,) = results.iterdir()
-    path.write_text(path.read_text()[:100])
-    assert run(toy, {"s0": handed_in["s0"]}, results)[0] == 1
+    whole = path.read_text()
+    for bad in (whole[:100], "[]", whole.replace('"key": "', '"key": "0')):
+        path.write_text(bad)
+        assert run(toy, {"s0": handed_in["s0"]}, results)[0] == 1
 
 
 def test_a_link_is_no_submission(toy, tmp_path):
@@ -110,11 +114,18 @@ def test_a_folder_that_is_no_assignment_is_named(tmp_path):
         load(folder)
 
 
-@pytest.mark.parametrize("value", [None, True, "1.0", [1.0], {"a": 1.0}, float("nan"), 2.0])
+@pytest.mark.parametrize(
+    "value", [None, True, "1.0", [1.0], {"a": 1.0}, float("nan"), 2.0, np.array(True), np.ones(1)]
+)
 def test_close_takes_nothing_but_the_right_number(value):
     close(1.0, 1.0)
     with pytest.raises(AssertionError):
         close(value, 1.0)
+
+
+def test_each_test_draws_numbers_of_its_own():
+    first = [generator(*names).random() for names in itertools.product("ab", "cd", "ef")]
+    assert len(set(first)) == 8
 
 
 def test_right_answers_are_the_notebooks_own():

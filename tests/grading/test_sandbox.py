@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from tlcourse.grading import _seccomp, sandbox
+from tlcourse.grading import _seccomp, _wire, sandbox
 from tlcourse.grading.assignment import COURSE
 from tlcourse.grading.sandbox import Answered, Ended, Limits, Sandbox, TimedOut, Unavailable
 
@@ -102,10 +102,60 @@ def test_limits_end_a_process():
         box.run_cell("while True: print('x' * 1000)")
 
 
+def test_every_limit_holds_inside():
+    limits = Limits(memory=3 << 30, processes=20, disk=1 << 20, total=30)
+    with Sandbox(limits=limits) as box:
+        names = ("AS", "NPROC", "FSIZE", "NOFILE", "CPU", "CORE")
+        source = f"import resource as r\n[r.getrlimit(getattr(r, 'RLIMIT_' + n)) for n in {names}]"
+        expected = [3 << 30, 20, 1 << 20, 512, 31, 0]
+        assert box.run_cell(source).output == f"{[(n, n) for n in expected]}\n"
+        forks = (
+            "import os, time\ncount = 0\ntry:\n    while count < 50:\n"
+            "        if os.fork() == 0: time.sleep(100)\n        count += 1\n"
+            "except OSError: pass\nprint(count <= 20)"
+        )
+        assert box.run_cell(forks).output == "True\n"
+
+
 def test_output_is_cut_and_the_rest_let_go():
     with Sandbox(limits=Limits(shown=1000)) as box:
         assert len(box.run_cell("print('x' * 100_000)").output) == 1000
         assert box.run_cell("print('next')").output == "next\n"
+
+
+def test_no_copy_of_the_course_is_seen(tmp_path, monkeypatch):
+    """Neither one that is installed elsewhere below what is bound, nor the one that is running."""
+    there = tmp_path / "local" / "lib" / "python3.11" / "dist-packages" / "tlcourse"
+    there.mkdir(parents=True)
+    (there / "__init__.py").touch()
+    tmp_path.chmod(0o755)  # or only its owner sees what is in it
+    bound = sandbox._bound()
+    monkeypatch.setattr(sandbox, "_bound", lambda: [*bound, tmp_path, sandbox.COURSE.parent])
+    source = (
+        f"import os\nprint(*[os.listdir(p) for p in ({str(there)!r}, {str(sandbox.COURSE)!r})])"
+    )
+    with Sandbox(limits=SMALL) as box:
+        assert box.run_cell(source).output == "[] []\n"
+    assert sandbox.bound_above(there) == tmp_path
+    assert sandbox.bound_above(tmp_path.parent) is None
+
+
+def test_a_container_is_ended_and_may_not_hold_the_answers(tmp_path, monkeypatch):
+    ready = _wire.pack({"ready": 65534, "answers": ["/site-packages/tlcourse/__init__.py"]})
+    (tmp_path / "ready").write_bytes(ready)
+    docker = tmp_path / "docker"
+    docker.write_text(
+        f"#!/bin/sh\necho $* >> {tmp_path}/log\ncat {tmp_path}/ready\nexec sleep 60\n"
+    )
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(sandbox, "KILL_WAIT", 0.2)
+    with pytest.raises(Unavailable, match="reference answers, in .*/site-packages"):
+        Sandbox(way="docker:image")
+    run, kill = (tmp_path / "log").read_text().splitlines()
+    words = run.split()
+    assert kill == f"kill {words[words.index('--name') + 1]}"
+    assert words[words.index("--network") + 1] == "none"
 
 
 def test_two_sandboxes_have_two_users_and_do_not_see_each_other():
@@ -158,11 +208,11 @@ def test_the_filter_is_that_of_this_machine():
 
 def test_a_container_gets_the_same_limits():
     try:
-        command = sandbox.container("docker:image", COURSE, Limits())
+        command = sandbox.container("docker:image", COURSE, Limits(), "name")
     except Unavailable:
         pytest.skip("no docker here")  # how its absence is told, see above
     assert command[:4] == ["docker", "run", "--rm", "-i"]
     assert command[command.index("--network") + 1] == "none"
     assert command[command.index("--user") + 1] == "65534:65534"
     with pytest.raises(ValueError, match="IMAGE"):
-        sandbox.container("docker", COURSE, Limits())
+        sandbox.container("docker", COURSE, Limits(), "name")

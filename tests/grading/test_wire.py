@@ -119,6 +119,20 @@ def test_hostile_arrays_are_refused(data):
     assert array.size == 0  # a shape of no elements is no harm, whatever its other sizes
 
 
+@pytest.mark.parametrize("text", [r'"\ud800"', r'{"dict": [["\ud800", 1]]}', "1" * 30])
+def test_what_no_file_holds_is_refused(text):
+    with pytest.raises(WireError):
+        _wire.unpack(f'{{"dict": [["a", {text}]]}}'.encode(), b"")
+
+
+def test_long_doubles_cross_as_doubles_and_many_dimensions_do_not():
+    assert there_and_back({"a": np.ones(2, np.longdouble)})["a"].dtype == np.float64
+    with pytest.raises(WireError, match="dimensions"):
+        _wire.pack({"a": np.zeros([1] * 9)})
+    with pytest.raises(WireError, match="too large"):
+        _wire.pack({"a": "x" * (_wire.MAX_TEXT + 1)})
+
+
 def test_what_numpy_saves_is_read_alike():
     for array in (np.arange(6.0).reshape(2, 3), np.asfortranarray(np.arange(6.0).reshape(2, 3))):
         file = io.BytesIO()
@@ -180,6 +194,11 @@ def test_depth_items_and_lengths_are_bounded():
     many = b'{"dict": [["a", [' + b"0," * 200_000 + b"0]]]}"
     with pytest.raises(WireError, match="items"):
         _wire.unpack(many, b"")
+    pairs = b",".join(b'["%d", 0]' % k for k in range(100_001))
+    with pytest.raises(WireError, match="items"):
+        _wire.unpack(b'{"dict": [["a", {"dict": [' + pairs + b"]}]]}", b"")
+    with pytest.raises(WireError, match="nested"):
+        _wire.unpack(b'{"dict": [["a", ' + b"[" * 20 + b"]" * 20 + b"]]}", b"")
     with pytest.raises(WireError, match="too large"):
         _wire.sizes(b"\xff" * 8)
     with pytest.raises(WireError):

@@ -83,7 +83,7 @@ def difference(given: Any, wanted: Any, tolerance: float, *, tell: bool = True) 
         return None
     got, want = _array(given), _array(wanted)
     assert want is not None
-    if got is None:
+    if got is None or (_truths(given) and not _truths(wanted)):
         return f"{_kind(wanted)} is asked for, got {_short(given)}."
     if got.shape != want.shape:
         return f"the shape is {got.shape}; asked for is {want.shape}."
@@ -112,6 +112,14 @@ def _array(one: Any) -> np.ndarray[Any, Any] | None:
     except (TypeError, ValueError):
         return None
     return found.astype(np.float64) if found.dtype.kind in "bifu" else None
+
+
+def _truths(one: Any) -> bool:
+    """Say whether these are truths, which NumPy would take for 0 and 1."""
+    if isinstance(one, (list, tuple)):
+        return any(map(_truths, one))
+    dtype = str(getattr(one, "dtype", type(one).__name__))
+    return dtype in ("bool", "torch.bool")
 
 
 def _kind(wanted: Any) -> str:

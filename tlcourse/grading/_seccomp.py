@@ -12,19 +12,26 @@ import struct
 
 # Calls by number: the machine's audit code, then (clone, clone3), then those that are refused:
 # unshare, setns, mount, keyctl, add_key, request_key, bpf, perf_event_open, userfaultfd,
-# io_uring_setup, ptrace, process_vm_readv, process_vm_writev, kexec_load, open_tree, fsopen.
+# io_uring_setup, ptrace, process_vm_readv, process_vm_writev, kexec_load, open_tree, fsopen;
+# and what makes memory that counts for no process: memfd_create, memfd_secret, shmget.
 _MACHINES = {
     "x86_64": (
         0xC000003E,
         (56, 435),
-        (272, 308, 165, 250, 248, 249, 321, 298, 323, 425, 101, 310, 311, 246, 428, 430),
+        (
+            272, 308, 165, 250, 248, 249, 321, 298, 323, 425, 101, 310, 311, 246, 428, 430,
+            319, 447, 29,
+        ),
     ),
     "aarch64": (
         0xC00000B7,
         (220, 435),
-        (97, 268, 40, 219, 217, 218, 280, 241, 282, 425, 117, 270, 271, 104, 428, 430),
+        (
+            97, 268, 40, 219, 217, 218, 280, 241, 282, 425, 117, 270, 271, 104, 428, 430,
+            279, 447, 194,
+        ),
     ),
-}
+}  # fmt: skip
 _LOAD, _EQUAL, _AT_LEAST, _BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 _NEW_USER = 0x10000000  # clone's flag
@@ -37,7 +44,7 @@ def program(machine: str | None = None) -> bytes:
     Examples
     --------
     >>> len(program("x86_64")) // 8  # instructions
-    28
+    31
     >>> program("riscv64")
     b''
     """

@@ -184,6 +184,8 @@ def close(
             f"{what} has shape {given.shape}, {wanted.shape} is expected.",
             f"{what} has an unexpected shape.",
         )
+    if given.dtype.kind == "b":
+        raise Failed(f"{what} holds bools, not numbers.", f"{what} holds bools, not numbers.")
     given = given.astype(np.float64)
     if not np.isfinite(given).all():
         raise Failed(f"{what} has NaN or infinite values.", f"{what} has NaN or infinite values.")

@@ -123,4 +123,7 @@ def export(
     from tlcourse.grading.course import export as write
 
     path = out or course / f"grades-{name}-{form}.csv"
-    typer.echo(f"{write(course, name, form, path)} students are in {path}.")
+    students, waiting = write(course, name, form, path)
+    typer.echo(f"{students} students are in {path}.")
+    if waiting:
+        typer.echo(f"{waiting} of them still wait for a mark by hand: without it so far.", err=True)

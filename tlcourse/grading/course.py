@@ -19,6 +19,7 @@ import re
 import secrets
 import shutil
 import stat
+import unicodedata
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,16 +29,20 @@ from tlcourse._checks import near
 from tlcourse._files import writing
 from tlcourse.grading import gradebook
 from tlcourse.grading.assignment import PACKAGED, Assignment, load
-from tlcourse.grading.grade import INVALID, MISSING, Record, grade_all, key_of, read
+from tlcourse.grading.grade import MISSING, Record, grade_all, key_of, read
 from tlcourse.grading.notebook import MAX_BYTES, parse
 from tlcourse.grading.pages import answers, by_hand_notebook, feedback_page, total
+from tlcourse.grading.sandbox import bound_above
 
 ID = re.compile(r"[A-Za-z0-9_@+][A-Za-z0-9_.@+-]{0,63}")
 ROSTER = ("id", "first_name", "last_name", "email", "lms_id")
+# Below the folder of a submission all names are the student's: the outermost one counts.
 FORMS = {
-    "plain": re.compile(r"(?:.*/)?(?P<id>[^/]+)/[^/]+\.ipynb|(?P<file>[^/]+)\.ipynb"),
+    "plain": re.compile(r"(?P<id>[^/]+)/[^/]+\.ipynb|(?P<file>[^/]+)\.ipynb"),
     "canvas": re.compile(r"(?:.*/)?[^_/]+_(?:LATE_)?(?P<id>\d+)_\d+_[^/]*\.ipynb"),
-    "moodle": re.compile(r"(?:.*/)?[^/]*_(?P<id>\d+)_assignsubmission_file_?/[^/]*\.ipynb"),
+    "moodle": re.compile(
+        r"(?:(?:(?!_assignsubmission_)[^/])*/)*[^/]*_(?P<id>\d+)_assignsubmission_file_?/.*\.ipynb"
+    ),
 }
 MAX_FILES = 20_000
 README = (
@@ -114,7 +119,7 @@ def release(folder: Path, name: str) -> Path:
     for cell in assignment.cells:
         parts = cell.source.split("### BEGIN SOLUTION")[1:]
         secret += [part.split("### END SOLUTION")[0] for part in parts]
-    if any(part.strip() in text for part in secret):
+    if any(part.strip() in text for part in secret if part.strip()):
         path.unlink()
         raise ValueError(
             f"{source}: a solution would be released; is each between "
@@ -158,7 +163,7 @@ def collect(
     for path, data in _files(source):
         match = FORMS[form].fullmatch(path)
         if match is None:
-            left.append(f"{path}: it is no notebook of a student")
+            left.append(f"{path}: in the form {form} this is no student's notebook")
             continue
         if data is None:
             left.append(f"{path}: it is too large, or no plain file")
@@ -234,6 +239,11 @@ def grade(
     alone are written: a later run without a part finds them and fills the gradebook.
     """
     assignment = find(folder, name)
+    if way == "bubblewrap" and (seen := bound_above(folder.resolve())):
+        raise ValueError(
+            f"{folder.resolve()} is below {seen}, which students' code can read: Python or the "
+            "system is there. Move the course's folder."
+        )
     chosen, unknown = submissions(folder, name)
     k, n = part
     chosen = dict(list(chosen.items())[k - 1 :: n])
@@ -245,6 +255,12 @@ def grade(
         return count, records, unknown
     if not (folder / "release" / name / f"{name}.ipynb").is_file():
         raise ValueError(f"{name} is not released: `tlcourse assignment release {name}` first.")
+    source = folder / "assignments" / name / f"{name}.ipynb"
+    if source.read_bytes() != (folder / "source" / name / source.name).read_bytes():
+        raise ValueError(
+            f"{source} has changed since it was released: `tlcourse assignment release {name}` "
+            "again, so that the gradebook has its cells."
+        )
     with gradebook.opened(folder) as book:
 
         def done(student: str, record: Record) -> None:
@@ -252,10 +268,10 @@ def grade(
             shown = folder / "autograded" / student / name / f"{name}.ipynb"
             before = answers(shown.read_bytes()) if shown.exists() else None
             notebook = by_hand_notebook(assignment, record)
-            with writing(shown) as file:
-                file.write(notebook)
             new_answer = before != answers(notebook)
             gradebook.enter(book, student, assignment, record, new_answer=new_answer)
+            with writing(shown) as file:  # last: killed before it, the answer is new next time
+                file.write(notebook)
 
         count = grade_all(assignment, chosen, results, seed(folder), way=way, jobs=jobs, done=done)
     return count, records, unknown
@@ -302,8 +318,13 @@ def _records(folder: Path, assignment: Assignment) -> dict[str, Record]:
     return found
 
 
-def export(folder: Path, name: str, form: str, path: Path) -> int:
-    """Write grades as CSV for a learning platform; return how many students it has."""
+def export(folder: Path, name: str, form: str, path: Path) -> tuple[int, int]:
+    """Write grades as CSV for a learning platform.
+
+    Returns how many students it has, and how many of them still wait for a mark by hand.
+    """
+    if form not in COLUMNS:
+        raise ValueError(f"The form is {form!r}; it is one of: {', '.join(COLUMNS)}.")
     assignment = find(folder, name)
     records = _records(folder, assignment)
     students = roster(folder) or {one: Student(one) for one in records}
@@ -313,8 +334,6 @@ def export(folder: Path, name: str, form: str, path: Path) -> int:
             record = records.get(student.id)
             marks, waiting, _ = gradebook.by_hand(book, student.id, assignment)
             rows.append(_row(assignment, student, record, marks, waiting))
-    if form not in COLUMNS:
-        raise ValueError(f"The form is {form!r}; it is one of: {', '.join(COLUMNS)}.")
     columns = {title.format(name=name): key for title, key in COLUMNS[form].items()}
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
@@ -322,7 +341,7 @@ def export(folder: Path, name: str, form: str, path: Path) -> int:
     writer.writerows([plain(row[key]) for key in columns.values()] for row in rows)
     with writing(path) as file:
         file.write(text.getvalue().encode("utf-8"))
-    return len(rows)
+    return len(rows), sum(row["waiting"] == "to come" for row in rows)
 
 
 COLUMNS = {
@@ -361,7 +380,7 @@ def _row(
     }  # fmt: skip
     if record is None:
         return row  # no score: a silent 0 would look like a result
-    waits = "to come" if waiting and record["status"] != INVALID else "done"
+    waits = "to come" if waiting else "done"
     return row | {
         "status": record["status"], "score": total(assignment, record, marks), "waiting": waits,
         "remarks": " ".join(record["remarks"]),
@@ -373,4 +392,5 @@ def plain(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     text = "".join(c if c.isprintable() else " " for c in str(value))
-    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") and text.strip() else text
+    first = unicodedata.normalize("NFKC", text.lstrip()[:1])  # wide forms of the signs count too
+    return f"'{text}" if first in ("=", "+", "-", "@") else text

@@ -18,6 +18,7 @@ from tlcourse.grading.sandbox import PATIENCE, Answered, Ended, Sandbox, TimedOu
 
 FORM = 1  # of a result; another number grades everything again
 RESTARTS = 3
+SHOWN = 10_000  # characters of a message
 GRADED, TIMED_OUT, CRASHED, INVALID, MISSING = (
     "graded", "timed out", "crashed", "invalid", "missing",
 )  # fmt: skip
@@ -131,9 +132,12 @@ def grade(assignment: Assignment, data: bytes, seed: str, *, way: str = "bubblew
         found.steps.append(Step("warm-up", assignment.warm_up, theirs=False))
     session = _Session(assignment, found.steps, way)
     try:
-        tests = [session.test(test, seed) for test in assignment.tests]
+        # What a test leaves in files the next one can read, and a visible test tells what it finds.
+        # So all visible tests come before any hidden one.
+        ran = {t.name: session.test(t, seed) for t in sorted(assignment.tests, key=_is_hidden)}
     finally:
         session.close()
+    tests = [ran[test.name] for test in assignment.tests]
     how = [test["outcome"] for test in tests] + [error.status for error in session.ended.values()]
     status = next((bad for bad in (TIMED_OUT, CRASHED) if bad in how), GRADED)
     if "not run" in how and status == GRADED:
@@ -160,6 +164,10 @@ def _plan(assignment: Assignment, data: bytes) -> Plan:
             "Copy the answers into the present notebook."
         )
     return plan(assignment.cells, cells)
+
+
+def _is_hidden(test: Test) -> bool:
+    return test.hidden
 
 
 def _verdict(test: Test, student: Any, rng: Any) -> Record:
@@ -201,7 +209,7 @@ def _outcome(test: Test, outcome: str, message: str) -> Record:
         "points": test.points,
         "earned": test.points if outcome == "passed" else 0.0,
         "outcome": outcome,
-        "message": message,
+        "message": message[:SHOWN],
     }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcourse.grading.assignment import Assignment
-from tlcourse.grading.grade import Record, scores
+from tlcourse.grading.grade import INVALID, Record, scores
 
 NEEDS = "The gradebook needs nbgrader: pip install 'tlcourse[instructor]'"
 
@@ -78,7 +78,8 @@ def enter(
         if grade.name in earned:
             grade.auto_score, grade.needs_manual_grade = earned[grade.name], False
         elif grade.manual_score is None or new_answer:
-            grade.needs_manual_grade = record["status"] != "invalid"
+            # An invalid file has no answer to mark, but an earlier answer's mark is not its own.
+            grade.needs_manual_grade = record["status"] != INVALID or grade.manual_score is not None
     book.db.commit()
 
 

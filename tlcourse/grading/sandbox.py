@@ -58,6 +58,7 @@ REFUSED = (
 
 
 PATIENCE = 5
+KILL_WAIT = 60  # seconds for a container to end
 
 
 class Unavailable(OSError):
@@ -163,6 +164,7 @@ class Sandbox:
         self._cells = 0
         self.child = 0  # the first process inside, where it is known
         self._first = -1  # a handle of it, which no other process can come by
+        self._kill: list[str] = []  # the command that ends a container
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         check_course(course)
         if way == "bubblewrap":
@@ -171,7 +173,10 @@ class Sandbox:
             self._folder = tempfile.TemporaryDirectory(prefix="tlcourse-unsafe-")
             self._start(unconfined(course, Path(self._folder.name), self.limits))
         else:
-            self._start(container(way, course, self.limits))
+            name = f"tlcourse-{secrets.token_hex(8)}"
+            command = container(way, course, self.limits, name)
+            self._kill = [command[0], "kill", name]
+            self._start(command)
         try:
             ready = self._exchange(None, time.monotonic() + 120)
         except Ended as error:
@@ -179,9 +184,14 @@ class Sandbox:
             why = self._said().strip() or str(error)
             message = REFUSED if way == "bubblewrap" else "The sandbox could not start: {why}."
             raise Unavailable(message.format(why=why)) from None
-        if ready.get("ready") == 0 and way != "none":
+        if way != "none" and (ready.get("ready") == 0 or ready.get("answers")):
             self.close()
-            raise Unavailable("The sandbox would run student code as root; that is refused.")
+            if ready.get("ready") == 0:
+                raise Unavailable("The sandbox would run student code as root; that is refused.")
+            raise Unavailable(
+                f"The sandbox would hold the course's reference answers, in {ready['answers']}: an "
+                "image needs the course's packages (torch and the others) without tlcourse itself."
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -210,8 +220,8 @@ class Sandbox:
         error, trace = reply.get("error"), reply.get("trace")
         return Ran(
             self._said(),
-            error if isinstance(error, str) else None,
-            trace if isinstance(trace, str) else "",
+            error[: self.limits.shown] if isinstance(error, str) else None,
+            trace[: self.limits.shown] if isinstance(trace, str) else "",
         )
 
     @contextlib.contextmanager
@@ -263,6 +273,10 @@ class Sandbox:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+        if self._kill:  # what has ended above is the client; the container would go on
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run(self._kill, check=False, capture_output=True, timeout=KILL_WAIT)
+            self._kill = []
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe:
                 with contextlib.suppress(OSError):
@@ -475,9 +489,7 @@ def bubblewrap(
             command += ["--symlink", str(path.readlink()), name]
         elif path.is_dir():
             command += ["--ro-bind", name, name]
-    bound = [Path("/usr"), *(Path(p) for p in ("/etc/ld.so.cache", "/etc/alternatives"))]
-    packages = _packages()
-    bound += [Path(sys.base_prefix), Path(sys.prefix), *packages]
+    bound = _bound()
     home = Path.home()
     if {Path("/"), home, *home.parents} & set(bound):
         raise Unavailable(f"Python is installed right in {home} or above it, which would be seen.")
@@ -490,9 +502,8 @@ def bubblewrap(
                 made.add(parent)
                 command += ["--perms", "0755", "--dir", str(parent)]
         command += ["--ro-bind", str(path), str(path)]
-    for path in packages:  # an installed course has the answers in it
-        if (path / "tlcourse").is_dir():
-            command += ["--tmpfs", str(path / "tlcourse"), "--remount-ro", str(path / "tlcourse")]
+    for path in _answers(bound):
+        command += ["--tmpfs", str(path), "--remount-ro", str(path)]
     for folder in ("/grader", "/course", "/course/tlcourse"):
         command += ["--perms", "0755", "--dir", folder]
     for path in (INSIDE, WIRE):
@@ -515,7 +526,7 @@ def unconfined(course: Sequence[str], folder: Path, limits: Limits) -> list[str]
     return ["env", "-i", "-C", str(folder), *environment, *_inside(limits, 0, folder)]
 
 
-def container(way: str, course: Sequence[str], limits: Limits) -> list[str]:
+def container(way: str, course: Sequence[str], limits: Limits, name: str) -> list[str]:
     """Return the command that starts the process in a container of "docker:IMAGE"."""
     engine, _, image = way.partition(":")
     if engine not in ("docker", "podman") or not image:
@@ -525,16 +536,15 @@ def container(way: str, course: Sequence[str], limits: Limits) -> list[str]:
             f"--container {engine}: there is no `{engine}` here. Install and start it."
         )
     command = [engine, "run", "--rm", "-i", "--network", "none", "--read-only", "--cap-drop", "ALL"]
-    command += ["--security-opt", "no-new-privileges", "--user", "65534:65534"]
+    command += ["--security-opt", "no-new-privileges", "--user", "65534:65534", "--name", name]
     command += ["--memory", str(limits.memory), "--memory-swap", str(limits.memory)]
     command += ["--pids-limit", str(limits.processes), "--shm-size", str(limits.disk)]
     command += ["--tmpfs", f"/tmp:size={limits.disk},mode=1777", "--workdir", "/tmp"]
     for path in (INSIDE, WIRE):
         command += ["--volume", f"{path}:/grader/{path.name}:ro"]
-    for name in course:
-        command += ["--volume", f"{COURSE / name}:/course/tlcourse/{name}:ro"]
-    for name, value in _environment().items():
-        command += ["--env", f"{name}={value}"]
+    for part in course:
+        command += ["--volume", f"{COURSE / part}:/course/tlcourse/{part}:ro"]
+    command += [f"--env={key}={value}" for key, value in _environment().items()]
     _, *inside = _inside(limits, 0)
     return [*command, "--entrypoint", "python", image, *inside]
 
@@ -595,6 +605,25 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _packages() -> list[Path]:
+def _bound() -> list[Path]:
+    """Return what the sandbox sees of this machine: the system's programs, Python, packages."""
     names = ("site-packages", "dist-packages")
-    return [Path(path) for path in dict.fromkeys(sys.path) if Path(path).name in names]
+    packages = [Path(path) for path in dict.fromkeys(sys.path) if Path(path).name in names]
+    system = [Path(path) for path in ("/usr", "/etc/ld.so.cache", "/etc/alternatives")]
+    return [*system, Path(sys.base_prefix), Path(sys.prefix), *packages]
+
+
+def bound_above(path: Path) -> Path | None:
+    """Return the folder that the sandbox sees and that a path is in, or None."""
+    return next((seen for seen in _bound() if path.is_relative_to(seen.resolve())), None)
+
+
+def _answers(bound: Sequence[Path]) -> list[Path]:
+    """Return the copies of the course among what is bound: installed ones, and this one."""
+    places = ["", "lib*/python3*/*-packages/", "local/lib*/python3*/*-packages/"]
+    places += ["envs/*/lib/python3*/*-packages/"]  # conda's
+    found = [copy for path in bound for place in places for copy in path.glob(f"{place}tlcourse")]
+    for path in bound:
+        if COURSE.is_relative_to(path.resolve()):
+            found.append(path / COURSE.relative_to(path.resolve()))
+    return [path for path in dict.fromkeys(found) if path.is_dir()]
