@@ -134,6 +134,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[RECORDED] = {}
+    # Each worker would see its own share alone, and the file would keep none.
+    if config.getoption("record_claims") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--record-claims takes one process: leave -n out.")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
