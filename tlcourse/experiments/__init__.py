@@ -18,6 +18,7 @@ from tlcourse.experiments.distillation.kd_mnist_jitter import KD_MNIST_JITTER
 from tlcourse.experiments.finetuning.adapters_averages import ADAPTERS_AVERAGES
 from tlcourse.experiments.finetuning.finetune_cases import FINETUNE_CASES
 from tlcourse.experiments.finetuning.finetune_digits import FINETUNE_DIGITS
+from tlcourse.experiments.finetuning.growing import GROWING
 from tlcourse.experiments.finetuning.pixels_cifar10 import PIXELS_CIFAR10
 from tlcourse.experiments.finetuning.probe_cifar10 import PROBE_CIFAR10
 from tlcourse.experiments.finetuning.unfreeze_cifar10 import UNFREEZE_CIFAR10
@@ -41,6 +42,7 @@ EXPERIMENTS = {
         FINETUNE_DIGITS,
         FINETUNE_CASES,
         ADAPTERS_AVERAGES,
+        GROWING,
         FORGETTING_DIGITS,
         FORGETTING_CIFAR10,
         LWF,

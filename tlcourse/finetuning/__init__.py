@@ -1,4 +1,4 @@
-"""Feature extraction and fine-tuning, by freezing, rates, adapters and averages."""
+"""Feature extraction and fine-tuning, by freezing, rates, adapters, averages and growth."""
 
 from tlcourse.finetuning.advice import SMALL_TARGET, Strategy, strategy
 from tlcourse.finetuning.audit import FreezeAudit, TensorRow, audit, changed, snapshot
@@ -6,6 +6,7 @@ from tlcourse.finetuning.average import average_weights, interpolate
 from tlcourse.finetuning.batchnorm import recompute_batchnorm
 from tlcourse.finetuning.features import extract_features
 from tlcourse.finetuning.freeze import freeze, unfreeze
+from tlcourse.finetuning.growing import NormalizedScale, deepen, widen
 from tlcourse.finetuning.lora import add_adapters, merge_adapters
 from tlcourse.finetuning.rates import layerwise_parameter_groups
 from tlcourse.finetuning.schedule import UnfreezeSchedule
@@ -13,6 +14,7 @@ from tlcourse.finetuning.schedule import UnfreezeSchedule
 __all__ = [
     "SMALL_TARGET",
     "FreezeAudit",
+    "NormalizedScale",
     "Strategy",
     "TensorRow",
     "UnfreezeSchedule",
@@ -20,6 +22,7 @@ __all__ = [
     "audit",
     "average_weights",
     "changed",
+    "deepen",
     "extract_features",
     "freeze",
     "interpolate",
@@ -29,4 +32,5 @@ __all__ = [
     "snapshot",
     "strategy",
     "unfreeze",
+    "widen",
 ]
