@@ -21,9 +21,7 @@ q1 = function(
     lambda: [(6, 5, 4, 3), (10, 7, 2, 9)],
     {
         "the new units have biases, too.": lambda i, o, n, k: n * i + n * k,
-        "the head gets a column for each new unit: these count, too.": lambda i, o, n, k: (
-            n * i + n
-        ),
+        "the head gets a column for each new unit: these count, too.": lambda i, o, n, k: n * i + n,
         "the head has its biases already: they are not added again.": lambda i, o, n, k: (
             n * i + n + n * k + k
         ),

@@ -25,7 +25,6 @@ are drawn for that.
 
 from __future__ import annotations
 
-import copy
 import functools
 from pathlib import Path
 from typing import Any
