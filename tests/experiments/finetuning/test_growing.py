@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tlcourse.data import LabelledImages
-from tlcourse.experiments import get
+from tlcourse.experiments import get, load_result
 from tlcourse.experiments._engine.runner import run
 from tlcourse.experiments.finetuning import growing as module
 from tlcourse.finetuning import changed, snapshot
@@ -111,3 +111,89 @@ def test_the_source_reads_print():
     from tlcourse.metrics import accuracy
 
     assert accuracy(module.reader_of_print(16), glyphs(1, 500, size=16)[1]) > 0.85
+
+
+# --- what the chapter says of the recorded result -------------------------------------------------
+
+GROWN = [way for way in module.WAYS if way != "finetune"]
+LATER = [learns for learns in module.LEARNS if learns != "new"]
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return load_result("growing")
+
+
+@pytest.mark.claim("claim-grow-new")
+def test_claim_grown_networks_are_ahead_of_a_new_head(claim, recorded):
+    for way in GROWN:
+        claim.better(recorded, f"{way}-new", "finetune-new")
+
+
+@pytest.mark.claim("claim-grow-scaled")
+def test_claim_scaled_is_the_best_of_the_wider_ones(claim, recorded):
+    for way in ("wide-rand", "wide-copy"):
+        claim.better(recorded, "wide-scaled-new", f"{way}-new")
+
+
+@pytest.mark.claim("claim-grow-more")
+def test_claim_little_is_left_once_old_layers_learn(claim, recorded):
+    for way in GROWN:
+        for learns in LATER:
+            claim.no_difference(recorded, f"{way}-{learns}", f"finetune-{learns}", within=2)
+
+
+@pytest.mark.claim("claim-grow-behind")
+def test_claim_new_random_parts_are_behind_with_two_layers(claim, recorded):
+    for way in ("deep-rand", "wide-rand"):
+        claim.better(recorded, "finetune-two", f"{way}-two")
+
+
+@pytest.mark.claim("claim-grow-deep")
+def test_claim_scaling_helps_the_deeper_network(claim, recorded):
+    for learns in LATER:
+        claim.better(recorded, f"deep-scaled-{learns}", f"deep-rand-{learns}")
+
+
+@pytest.mark.claim("claim-grow-copies")
+def test_claim_copies_make_no_difference(claim, recorded):
+    for learns in module.LEARNS:
+        claim.no_difference(recorded, f"wide-copy-{learns}", f"wide-rand-{learns}", within=1.5)
+
+
+@pytest.mark.claim("claim-grow-scratch")
+def test_claim_transfer_is_ahead_of_scratch(claim, recorded):
+    for way in module.WAYS:
+        scratch = "wide-rand" if way.startswith("wide") else "finetune"
+        for learns in LATER:
+            claim.better(recorded, f"{way}-{learns}", f"scratch-{scratch}")
+
+
+@pytest.mark.claim("claim-grow-pixels")
+def test_claim_nothing_is_beyond_the_pixels(claim, recorded):
+    for way in module.WAYS:
+        for learns in module.LEARNS:
+            key = f"{way}-{learns}"
+            found = recorded.paired(key, "pixels")
+            if found.mean > 0:
+                claim.on_average(recorded, key, "pixels")
+            elif found.high >= 0:
+                claim.on_average(recorded, "pixels", key)
+            else:
+                claim.better(recorded, "pixels", key)
+
+
+@pytest.mark.claim("claim-grow-size")
+def test_claim_size_alone_makes_little_difference(claim, recorded):
+    claim.no_difference(recorded, "scratch-wide-rand", "scratch-finetune", within=2)
+
+
+@pytest.mark.claim("claim-grow-photos")
+def test_claim_a_new_layer_on_features_makes_little_difference(claim, recorded):
+    for way in ("deep-rand", "deep-scaled"):
+        claim.no_difference(recorded, f"photos-{way}", "photos-head", within=3)
+
+
+@pytest.mark.claim("claim-grow-logistic")
+def test_claim_logistic_regression_is_behind_the_head(claim, recorded):
+    claim.better(recorded, "photos-head", "photos-logistic")
