@@ -35,6 +35,7 @@ def train(net, steps=3):
 
 
 class TestNormalizedScale:
+    @pytest.mark.equation("eq-normalized-scale")
     def test_each_unit_is_divided_by_the_length_of_the_group_and_has_its_own_size(self):
         scale = NormalizedScale(3, 2.0).double()
         h = torch.tensor([[1.0, 2.0, 2.0], [0.0, 0.0, -5.0]], dtype=torch.float64)
@@ -74,6 +75,7 @@ class TestWiden:
         widen(net, layer, 5, init=init, reader=reader)
         torch.testing.assert_close(net(X), before, rtol=1e-14, atol=1e-14)
 
+    @pytest.mark.equation("eq-widen")
     def test_the_old_units_come_first_and_the_new_ones_see_the_same_input(self, net):
         old = net.backbone(X)
         grown = widen(net, LAST, 5)
@@ -133,6 +135,7 @@ class TestWiden:
 
 
 class TestDeepen:
+    @pytest.mark.equation("eq-deepen")
     def test_the_new_layer_reads_the_old_one_and_the_head_reads_the_new(self, net):
         h = net.backbone(X)
         grown = deepen(net, LAST, 5)
