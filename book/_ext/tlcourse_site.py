@@ -5,7 +5,7 @@
   while it is missing.
 - Figures of the notebooks are drawn with more pixels than they are shown with; the density that is
   written into the file tells their size on the page.
-- A comma after a formula stays on the formula's line.
+- A comma after a formula stays on the formula's line; long names in tables and lists may break.
 - book/results/chapters.json, written by tools/measure_chapters.py, holds what each chapter's run
   took. A chapter shows its record in a line under the title; one without a record shows nothing.
 """
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from sphinx.environment import BuildEnvironment
 
 RECORDS = Path("book/results/chapters.json")
+BREAKS = re.compile(r"(?<=[_./])(?=\w)")
+LONG_NAME = 20  # characters
 PUNCTUATION = re.compile(r"[.,;:!?)\]’”]+")
 
 
@@ -147,6 +149,23 @@ def keep_punctuation(app: Sphinx, doctree: nodes.document, docname: str) -> None
             together += [formula, nodes.Text(marks[0])]
 
 
+def break_long_names(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Let a name in a table, or a test's, go on in the next line after an underscore or a dot."""
+    for code in list(doctree.findall(nodes.literal)):
+        inside = code.parent
+        while inside and not isinstance(inside, (nodes.entry, nodes.list_item)):
+            inside = inside.parent
+        text = code.astext()
+        if inside is None or len(text) < LONG_NAME or len(code) != 1:
+            continue
+        parts = [part for part in BREAKS.split(text) if part]
+        code.clear()
+        for part in parts:
+            if len(code):
+                code += nodes.raw("", "<wbr>", format="html")
+            code += nodes.Text(part)
+
+
 def drop_repeated_ids(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
@@ -162,6 +181,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-read", add_measured_line)
     app.connect("doctree-resolved", show_at_size)
     app.connect("doctree-resolved", keep_punctuation)
+    app.connect("doctree-resolved", break_long_names)
     app.config.html_scaled_image_link = False  # type: ignore[attr-defined]
     app.connect("env-merge-info", merge_records)
     app.connect("html-page-context", drop_repeated_ids)

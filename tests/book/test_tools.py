@@ -171,6 +171,22 @@ def test_punctuation_stays_with_the_formula_before_it(after, kept, rest):
         assert text[1] is formula
 
 
+def test_a_long_name_in_a_table_may_break_after_an_underscore():
+    name = "tests/matching/test_at.py::test_of_two"
+    entry = nodes.entry("", nodes.paragraph("", "", nodes.literal("", name)))
+    short = nodes.entry("", nodes.paragraph("", "", nodes.literal("", "few_per_class")))
+    line = nodes.paragraph("", "", nodes.literal("", name))
+    document = new_document("page")
+    document += [entry, short, line]
+    tlcourse_site.break_long_names(None, document, "page")
+    raw = [node for node in entry.findall(nodes.raw)]
+    assert {node.rawsource or node.astext() for node in raw} == {"<wbr>"}
+    parts = [str(node) for node in entry.findall(nodes.Text) if node.parent.tagname != "raw"]
+    assert parts == ["tests/", "matching/", "test_", "at.", "py::test_", "of_", "two"]
+    assert not list(short.findall(nodes.raw))
+    assert not list(line.findall(nodes.raw))
+
+
 def test_punctuation_after_the_last_formula_needs_a_text():
     text = nodes.paragraph("", "", nodes.math("", "x"))
     document = new_document("page")
