@@ -120,11 +120,12 @@ def test_the_table(tmp_path):
 
 def test_the_unit_of_most_rows_stands_in_the_corner(tmp_path):
     plain, bias = RECORD["rows"]
-    more = RECORD | {"rows": [plain, bias, bias | {"key": "again", "label": "once more"}]}
-    write(tmp_path, more)
+    again = bias | {"key": "again", "label": "once more"}
+    other = plain | {"key": "other", "label": "its error on the 3s", "unit": "error on the 3s, %"}
+    write(tmp_path, RECORD | {"rows": [plain, bias, again, other]})
     frame = load_result("tiny", folder=tmp_path).frame()
     assert frame.columns.name == "logits"
-    assert list(frame.index) == ["alone (%)", "raised by", "once more"]
+    assert list(frame.index) == ["alone (%)", "raised by", "once more", "its error on the 3s (%)"]
 
 
 def test_no_column_is_empty(tmp_path):

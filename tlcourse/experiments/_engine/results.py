@@ -132,7 +132,7 @@ class Result:
         labels: list[str] = []
         for row in self.rows.values():
             found = row.interval
-            labels.append(row.label if row.unit == corner else f"{row.label} ({row.unit})")
+            labels.append(row.label if row.unit == corner else _with_unit(row))
             line = {"mean": f"{found.mean:.{digits}f}"}
             if found.n > 1:
                 line[spread] = f"{found.low:.{digits}f} to {found.high:.{digits}f}"
@@ -140,6 +140,12 @@ class Result:
                 line["source"] = "" if row.paper is None else f"{row.paper:.{digits}f}"
             lines.append(line)
         return pd.DataFrame(lines, index=labels).rename_axis(columns=corner)
+
+
+def _with_unit(row: ResultRow) -> str:
+    """Return a row's label with its unit, which does not say again what the label says."""
+    quantity, _, unit = row.unit.rpartition(", ")
+    return f"{row.label} ({unit if quantity and quantity in row.label else row.unit})"
 
 
 def _each_once(texts: Iterable[str]) -> str:
