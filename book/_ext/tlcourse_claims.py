@@ -93,5 +93,5 @@ def add_claims(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    app.connect("doctree-read", add_claims)
+    app.connect("doctree-read", add_claims, priority=400)  # before the page's contents are taken
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

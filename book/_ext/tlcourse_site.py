@@ -5,6 +5,7 @@
   while it is missing.
 - Figures of the notebooks are drawn with more pixels than they are shown with; the density that is
   written into the file tells their size on the page.
+- A comma after a formula stays on the formula's line; long names in tables and lists may break.
 - book/results/chapters.json, written by tools/measure_chapters.py, holds what each chapter's run
   took. A chapter shows its record in a line under the title; one without a record shows nothing.
 """
@@ -12,6 +13,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from sphinx.environment import BuildEnvironment
 
 RECORDS = Path("book/results/chapters.json")
+BREAKS = re.compile(r"(?<=[_./])(?=\w)")
+LONG_NAME = 20  # characters
+PUNCTUATION = re.compile(r"[.,;:!?)\]’”]+")
 
 
 def repository_address(pyproject: Path) -> str:
@@ -132,6 +137,35 @@ def show_at_size(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         node["width"] = f"{round(100 * inches)}px"
 
 
+def keep_punctuation(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Keep a comma or a full stop on the line of the formula before it: browsers break there."""
+    for formula in list(doctree.findall(nodes.math)):
+        place = formula.parent.index(formula)
+        after = formula.next_node(descend=False, siblings=True)
+        if isinstance(after, nodes.Text) and (marks := PUNCTUATION.match(after)):
+            formula.parent[place + 1] = nodes.Text(after[marks.end() :])
+            together = nodes.inline("", "", classes=["tl-together"])
+            formula.parent[place] = together
+            together += [formula, nodes.Text(marks[0])]
+
+
+def break_long_names(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Let a name in a table, or a test's, go on in the next line after an underscore or a dot."""
+    for code in list(doctree.findall(nodes.literal)):
+        inside = code.parent
+        while inside and not isinstance(inside, (nodes.entry, nodes.list_item)):
+            inside = inside.parent
+        text = code.astext()
+        if inside is None or len(text) < LONG_NAME or len(code) != 1:
+            continue
+        parts = [part for part in BREAKS.split(text) if part]
+        code.clear()
+        for part in parts:
+            if len(code):
+                code += nodes.raw("", "<wbr>", format="html")
+            code += nodes.Text(part)
+
+
 def drop_repeated_ids(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
@@ -146,6 +180,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("env-get-outdated", find_changed)
     app.connect("doctree-read", add_measured_line)
     app.connect("doctree-resolved", show_at_size)
+    app.connect("doctree-resolved", keep_punctuation)
+    app.connect("doctree-resolved", break_long_names)
     app.config.html_scaled_image_link = False  # type: ignore[attr-defined]
     app.connect("env-merge-info", merge_records)
     app.connect("html-page-context", drop_repeated_ids)

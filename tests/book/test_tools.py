@@ -7,6 +7,8 @@ import importlib.util
 import build_site
 import pytest
 import vendor
+from docutils import nodes
+from docutils.utils import new_document
 from notebooks import BOOK
 
 spec = importlib.util.spec_from_file_location("tlcourse_site", BOOK / "_ext/tlcourse_site.py")
@@ -147,6 +149,50 @@ RECORD = {"seconds": 13.6, "cores": 2, "memory_mb": 912, "download_mb": 0}
 )
 def test_a_chapters_cost_is_told_in_a_sentence(more, sentence):
     assert tlcourse_site.sentence(RECORD | more) == sentence
+
+
+@pytest.mark.parametrize(
+    ("after", "kept", "rest"),
+    [("; and", ";", " and"), ("), where", "),", " where"), (" is", None, " is"), ("s", None, "s")],
+)
+def test_punctuation_stays_with_the_formula_before_it(after, kept, rest):
+    formula = nodes.math("", "T^2")
+    text = nodes.paragraph("", "", nodes.Text("a factor "), formula, nodes.Text(after))
+    document = new_document("page")
+    document += text
+    tlcourse_site.keep_punctuation(None, document, "page")
+    together = text[1] if kept else None
+    assert text[-1] == rest
+    assert text.astext() == f"a factor T^2{after}"
+    if kept:
+        assert together["classes"] == ["tl-together"]
+        assert list(together) == [formula, kept]
+    else:
+        assert text[1] is formula
+
+
+def test_a_long_name_in_a_table_may_break_after_an_underscore():
+    name = "tests/matching/test_at.py::test_of_two"
+    entry = nodes.entry("", nodes.paragraph("", "", nodes.literal("", name)))
+    short = nodes.entry("", nodes.paragraph("", "", nodes.literal("", "few_per_class")))
+    line = nodes.paragraph("", "", nodes.literal("", name))
+    document = new_document("page")
+    document += [entry, short, line]
+    tlcourse_site.break_long_names(None, document, "page")
+    raw = list(entry.findall(nodes.raw))
+    assert {node.astext() for node in raw} == {"<wbr>"}
+    parts = [str(node) for node in entry.findall(nodes.Text) if node.parent.tagname != "raw"]
+    assert parts == ["tests/", "matching/", "test_", "at.", "py::test_", "of_", "two"]
+    assert not list(short.findall(nodes.raw))
+    assert not list(line.findall(nodes.raw))
+
+
+def test_punctuation_after_the_last_formula_needs_a_text():
+    text = nodes.paragraph("", "", nodes.math("", "x"))
+    document = new_document("page")
+    document += text
+    tlcourse_site.keep_punctuation(None, document, "page")
+    assert len(text) == 1
 
 
 @pytest.mark.parametrize(

@@ -112,13 +112,23 @@ def test_an_unknown_row_names_the_known_ones(tmp_path):
 def test_the_table(tmp_path):
     write(tmp_path)
     frame = load_result("tiny", folder=tmp_path).frame(digits=1)
-    assert list(frame) == ["unit", "mean", "95 % interval, 3 seeds", "source"]
-    assert frame.loc["alone"].tolist() == ["%", "4.0", "1.5 to 6.5", "4.5"]
-    assert frame.loc["raised by"].tolist() == ["logits", "1.0", "1.0 to 1.0", ""]
-    assert frame.columns.name == "row"
+    assert list(frame) == ["mean", "95 % interval, 3 seeds", "source"]
+    assert frame.columns.name == "%"
+    assert frame.loc["alone"].tolist() == ["4.0", "1.5 to 6.5", "4.5"]
+    assert frame.loc["raised by (logits)"].tolist() == ["1.0", "1.0 to 1.0", ""]
 
 
-def test_a_shared_unit_stands_in_the_corner_and_no_column_is_empty(tmp_path):
+def test_the_unit_of_most_rows_stands_in_the_corner(tmp_path):
+    plain, bias = RECORD["rows"]
+    again = bias | {"key": "again", "label": "once more"}
+    other = plain | {"key": "other", "label": "its error on the 3s", "unit": "error on the 3s, %"}
+    write(tmp_path, RECORD | {"rows": [plain, bias, again, other]})
+    frame = load_result("tiny", folder=tmp_path).frame()
+    assert frame.columns.name == "logits"
+    assert list(frame.index) == ["alone (%)", "raised by", "once more", "its error on the 3s (%)"]
+
+
+def test_no_column_is_empty(tmp_path):
     one = {"seeds": [0], "rows": [RECORD["rows"][0] | {"values": [3.14159], "paper": None}]}
     write(tmp_path, one, "one-quick.json")
     frame = load_result("one", profile="quick", folder=tmp_path).frame()

@@ -21,6 +21,7 @@ commits a seed is of, and when each was run, is not known.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,26 +121,31 @@ class Result:
         """Return the table as it is shown: mean, interval, and the source's figure if it has any.
 
         Numbers are texts rounded to ``digits`` places, so that their points stand below one
-        another. A unit that all rows share stands once, in the corner.
+        another. The unit of most rows stands once, in the corner; a row of another unit names it.
         """
         import pandas as pd
 
-        shared = len({row.unit for row in self.rows.values()}) == 1
+        corner = Counter(row.unit for row in self.rows.values()).most_common(1)[0][0]
         sourced = any(row.paper is not None for row in self.rows.values())
         spread = f"95 % interval, {len(self.record['seeds'])} seeds"
         lines: list[dict[str, str]] = []
+        labels: list[str] = []
         for row in self.rows.values():
             found = row.interval
-            line = {} if shared else {"unit": row.unit}
-            line["mean"] = f"{found.mean:.{digits}f}"
+            labels.append(row.label if row.unit == corner else _with_unit(row))
+            line = {"mean": f"{found.mean:.{digits}f}"}
             if found.n > 1:
                 line[spread] = f"{found.low:.{digits}f} to {found.high:.{digits}f}"
             if sourced:
                 line["source"] = "" if row.paper is None else f"{row.paper:.{digits}f}"
             lines.append(line)
-        corner = next(iter(self.rows.values())).unit if shared else "row"
-        labels = [row.label for row in self.rows.values()]
         return pd.DataFrame(lines, index=labels).rename_axis(columns=corner)
+
+
+def _with_unit(row: ResultRow) -> str:
+    """Return a row's label with its unit, which does not say again what the label says."""
+    quantity, _, unit = row.unit.rpartition(", ")
+    return f"{row.label} ({unit if quantity and quantity in row.label else row.unit})"
 
 
 def _each_once(texts: Iterable[str]) -> str:
