@@ -33,7 +33,6 @@ def sizes(rng: Generator, count: int) -> list[int]:
 
 def _check_map(student: Student, A: Tensor, p: float, kind: str) -> None:
     strength = A.abs() ** p
-    # A p-th power's maximum is the map of the one strongest channel.
     right = attention_map(A, p) if kind == "sum" else strength.amax(1)
     mistakes = {
         "Take the absolute values first.": (A**p).sum(1) if kind == "sum" else (A**p).amax(1),
@@ -178,7 +177,6 @@ def _check_paper(student: Student, ours: Tensor, theirs: Tensor) -> None:
     free = ours.clone().requires_grad_()
     right = attention_transfer_loss([free], [theirs], beta=1.0, mode="paper")
     right.backward()
-    # Positions in a row would do as channels: neither function knows them apart.
     found = student.run(f"import torch\n{LINES}", ours=ours, theirs=theirs)
     if not isinstance(found, list) or len(found) != 3:
         raise Failed("The loss is no tensor with a gradient.")
@@ -207,8 +205,8 @@ def _check_paper(student: Student, ours: Tensor, theirs: Tensor) -> None:
 
 @tests.visible("test-bugs", 4, "Two samples, one of which agrees.")
 def shown_bugs(student: Student, rng: Generator) -> None:
-    ours = torch.tensor([[[[3.0, 0.0]]], [[[1.0, 0.0]]]])
-    _check_paper(student, ours, torch.tensor([[[[0.0, 1.0]]], [[[1.0, 0.0]]]]))
+    ours = torch.tensor([[[[3.0, 1.0]]], [[[1.0, 2.0]]]])
+    _check_paper(student, ours, torch.tensor([[[[1.0, 2.0]]], [[[1.0, 2.0]]]]))
 
 
 @tests.hidden("test-bugs", 8, "More samples and positions.")
