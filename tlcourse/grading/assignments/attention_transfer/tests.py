@@ -73,9 +73,13 @@ def _check_distance(
     maps = []  # what a wrong way of normalising would be given
     for a, b in zip(ours, theirs, strict=True):
         small, large = a.square().sum(1), b.square().sum(1)
-        maps.append((small.flatten(1), F.adaptive_avg_pool2d(large, small.shape[1:]).flatten(1)))
+        maps.append(
+            (small.flatten(1), F.adaptive_avg_pool2d(large, tuple(small.shape[1:])).flatten(1))
+        )
     positions = [weight * q.shape[1] for (q, _), weight in zip(maps, weights, strict=True)]
-    pooled = [F.adaptive_avg_pool2d(b, a.shape[2:]) for a, b in zip(ours, theirs, strict=True)]
+    pooled = [
+        F.adaptive_avg_pool2d(b, tuple(a.shape[2:])) for a, b in zip(ours, theirs, strict=True)
+    ]
 
     def other(normalise: object) -> Tensor:
         assert callable(normalise)
