@@ -245,6 +245,39 @@ PLANTED = {
         ],
     ],
 }  # fmt: skip
+# Right answers in other words.
+OTHERS = {
+    "attention_transfer": {"distance": AT_DISTANCE, "bugs": AT_PAPER, "train": AT_TRAIN},
+    "spottune": {
+        "draw": ST_DRAW + "    return noisy.argmax(-1).float()",
+        "straight-through": ST_SLOPE,
+        "routed": ST_ROUTED,
+        "budget": ST_BUDGET
+        + "return (v.sum() - k).clamp(min=0) ** 2 - torch.xlogy(v, v + (v == 0)).sum()",
+        "bugs": ST_PREDICT,
+    },
+    "distillation": {"loss": KD_LOSS},
+    "fine_tuning": {"freeze": FREEZE, "train-mode": MODE, "steps": STEPS},
+}
+# Answers of no form, which should neither pass nor break the grader.
+ODD = {
+    "attention_transfer": {
+        "maps": "def attention_map(A, p, kind): return A.abs()",
+        "distance": "def attention_distance(s, t, w): return torch.tensor(float('nan'))",
+        "gradient": "def map_gradient(Q, R): return None",
+        "bugs": "def paper_distance(s, t): return (s.sum() + t.sum()) * 0 + float('inf')",
+        "train": AT_TRAIN.replace(
+            "net.state_dict()", "{k: v * float('nan') for k, v in net.state_dict().items()}"
+        ),
+    },
+    "spottune": {
+        "draw": "def draw(a, u): return a[..., 0] > 0",
+        "straight-through": "def straight_through(a, u, T): return (a * float('nan')).sum(-1)",
+        "routed": "class Routed:\n    def __getattr__(self, name): return self\n    def __call__(self, *a, **k): return self",
+        "budget": "def budget_loss(d, k): return d.sum() * float('nan')",
+        "bugs": "def predict(agent, pairs, head, x):\n    pairs.clear()\n    return [x] * 3",
+    },
+}
 ROUNDS = [
     pytest.param(name, k, marks=pytest.mark.grading if k else ())
     for name, rounds in PLANTED.items()
@@ -292,6 +325,23 @@ def test_a_wrong_answer_loses_what_it_should(name, number):
     for wrong in planted:
         if wrong.lost:
             assert wrong.hint in "\n".join(told[test] for test in wrong.lost), told
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_right_answers_in_other_words_have_all_points(name):
+    assignment = load(PACKAGED / name)
+    record = grade(assignment, submission(name, OTHERS[name]), SEED)
+    told = {test["test"]: test["message"] for test in record["tests"] if not test["earned"]}
+    assert record["score"] == sum(test.points for test in assignment.tests), told
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_answers_of_no_form_earn_nothing(name):
+    record = grade(load(PACKAGED / name), submission(name, ODD[name]), SEED)
+    earned = {test["test"] for test in record["tests"] if test["earned"]}
+    assert record["status"] == "graded"
+    # The shapes of the state dict are right.
+    assert earned == ({"shown_train"} if name == "attention_transfer" else set())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -17,7 +17,7 @@ from typing import Any
 from tlcourse.grading.assignment import Assignment
 from tlcourse.grading.grade import INVALID, Record, scores
 
-NEEDS = "The gradebook needs nbgrader: pip install 'tlcourse[instructor]'"
+NEEDS = "The gradebook needs nbgrader: pip install 'nbgrader>=0.9.5'"
 
 
 def config(folder: Path) -> Any:
