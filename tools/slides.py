@@ -47,65 +47,16 @@ PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
-<style>{style}</style>
+<style>
+{style}</style>
 {head}</head>
 <body>
 {body}
 </body>
 </html>
 """
-STYLE = """
-body { margin: 0; font: 1.5rem/1.4 system-ui, sans-serif; color: #1a1a1a; background: #fff; }
-main { max-width: 60rem; margin: auto; padding: 1rem; }
-h1, h2 { line-height: 1.15; margin: 0 0 1rem; }
-a { color: #0b5394; }
-figure { margin: 0; }
-img { display: block; max-width: 100%; max-height: 62vh; margin: auto; }
-figcaption, footer, small { font-size: 1rem; color: #555; }
-summary { cursor: pointer; }
-pre, .math { overflow-x: auto; }
-section { box-sizing: border-box; padding: 3vh 5vw 4rem; border-bottom: 1px solid #ccc; }
-.deck section { display: none; border: 0; min-height: 100vh; }
-.deck section.shown { display: block; }
-nav { display: none; }
-.deck nav { display: flex; gap: .5rem; align-items: center; position: fixed; right: 1rem;
-  bottom: .6rem; font-size: 1rem; background: #fff; }
-nav button { font: inherit; padding: .2rem .8rem; }
-table { border-collapse: collapse; font-size: 1rem; }
-td { border-top: 1px solid #ccc; padding: .5rem; vertical-align: top; }
-td img { max-width: 16rem; max-height: 12rem; }
-@media print {
-  @page { size: landscape; }
-  .deck section, section { display: block; min-height: 0; border: 0; break-after: page; }
-  .deck nav { display: none; }
-}
-"""
-SCRIPT = r"""
-const slides = [...document.querySelectorAll("section")];
-const place = document.querySelector("nav span");
-document.documentElement.classList.add("deck");
-let at = 0;
-function show(k) {
-  at = Math.min(Math.max(k, 0), slides.length - 1);
-  slides.forEach((slide, j) => slide.classList.toggle("shown", j === at));
-  place.textContent = `${at + 1} / ${slides.length}`;
-  history.replaceState(null, "", `#${at + 1}`);
-  scrollTo(0, 0);
-}
-const turns = {ArrowRight: 1, ArrowDown: 1, PageDown: 1, ArrowLeft: -1, ArrowUp: -1, PageUp: -1};
-addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.altKey || event.metaKey) return;
-  if (event.key in turns) show(at + turns[event.key]);
-  else if (event.key === "Home") show(0);
-  else if (event.key === "End") show(slides.length - 1);
-  else return;
-  event.preventDefault();
-});
-addEventListener("hashchange", () => show((parseInt(location.hash.slice(1)) || 1) - 1));
-document.querySelectorAll("nav button").forEach((button) =>
-  button.addEventListener("click", () => show(at + Number(button.value))));
-show((parseInt(location.hash.slice(1)) || 1) - 1);
-"""
+STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 MATHJAX = r"""<script>
 MathJax = {tex: {inlineMath: [["\\(", "\\)"]], displayMath: [["\\[", "\\]"]]}};
 </script>
@@ -261,7 +212,7 @@ class Deck(Chapter):
             tag = "h1" if level == 0 else "h2"
             body.append(f"<section><{tag}>{head}</{tag}>\n{content}\n</section>")
         body[-1] = body[-1].replace("</section>", f"<footer>{html.escape(cite)}</footer></section>")
-        body += [NAV, f"<script>{SCRIPT}</script>"]
+        body += [NAV, f"<script>\n{SCRIPT}</script>"]
         return PAGE.format(
             title=html.escape(self.title), style=STYLE, head=MATHJAX, body="\n".join(body)
         )

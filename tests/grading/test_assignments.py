@@ -52,15 +52,15 @@ AT_TRAIN = """def train_student(x, maps, labels, n_classes):
     net = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
         nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, n_classes))
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    adam = torch.optim.Adam(net.parameters(), lr=0.02)
     for _ in range(150):
-        optimizer.zero_grad()
+        adam.zero_grad()
         a = net[:4](x)
         q, t = F.normalize(a.pow(2).sum(1).flatten(1)), F.normalize(maps.flatten(1))
         looks = (q - t).pow(2).sum(1).mean()
         right = F.cross_entropy(net[4:](a)[labels >= 0], labels[labels >= 0])
         (right + looks).backward()
-        optimizer.step()
+        adam.step()
     return net.state_dict()
 """
 ST_DRAW = "def draw(a, u):\n    noisy = a - (-u.log()).log()\n"
@@ -114,11 +114,11 @@ STEPS = """def train_steps(model, parts, x, y, n):
     model.train()
     for part in parts: getattr(model, part).eval()
     learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(learning, lr=0.1, momentum=0.9, weight_decay=0.01)
+    sgd = torch.optim.SGD(learning, lr=0.1, momentum=0.9, weight_decay=0.01)
     for _ in range(n):
-        optimizer.zero_grad()
+        sgd.zero_grad()
         F.cross_entropy(model(x), y).backward()
-        optimizer.step()
+        sgd.step()
     return model.state_dict()
 """
 
@@ -233,7 +233,7 @@ PLANTED = {
             Wrong("new-head", "def new_head(model, n):\n    model.head = nn.Linear(model.head.in_features, n)\n"
                               "    nn.init.zeros_(model.head.weight)\n    return model",
                   {"shown_head", "any_head"}, "other values"),
-            Wrong("steps", but(STEPS, "        optimizer.zero_grad()\n", ""), {"shown_steps", "any_steps"}, "A trained part"),
+            Wrong("steps", but(STEPS, "        sgd.zero_grad()\n", ""), {"shown_steps", "any_steps"}, "A trained part"),
         ],
         [
             Wrong("freeze", but(FREEZE, "p.requires_grad = name.split(\".\")[0] not in parts",

@@ -31,6 +31,12 @@ def sizes(rng: Generator, count: int) -> list[int]:
     return [int(n) for n in rng.choice(np.arange(3, 11), size=count, replace=False)]
 
 
+def averaged(large: Tensor, small: Tensor) -> Tensor:
+    """Return the larger maps, averaged to the height and width of the smaller ones."""
+    height, width = small.shape[-2:]
+    return F.adaptive_avg_pool2d(large, (height, width))
+
+
 def _check_map(student: Student, A: Tensor, p: float, kind: str) -> None:
     strength = A.abs() ** p
     right = attention_map(A, p) if kind == "sum" else strength.amax(1)
@@ -73,13 +79,9 @@ def _check_distance(
     maps = []  # what a wrong way of normalising would be given
     for a, b in zip(ours, theirs, strict=True):
         small, large = a.square().sum(1), b.square().sum(1)
-        maps.append(
-            (small.flatten(1), F.adaptive_avg_pool2d(large, tuple(small.shape[1:])).flatten(1))
-        )
+        maps.append((small.flatten(1), averaged(large, small).flatten(1)))
     positions = [weight * q.shape[1] for (q, _), weight in zip(maps, weights, strict=True)]
-    pooled = [
-        F.adaptive_avg_pool2d(b, tuple(a.shape[2:])) for a, b in zip(ours, theirs, strict=True)
-    ]
+    pooled = [averaged(b, a) for a, b in zip(ours, theirs, strict=True)]
 
     def other(normalise: object) -> Tensor:
         assert callable(normalise)
