@@ -97,8 +97,7 @@ def markdown() -> Any:
 
     def formula(text: str, options: dict[str, Any]) -> str:
         left, right = (r"\[", r"\]") if options["display_mode"] else (r"\(", r"\)")
-        tag = "div" if options["display_mode"] else "span"
-        return f'<{tag} class="math">{left}{html.escape(text)}{right}</{tag}>'
+        return f"{left}{html.escape(text)}{right}"
 
     return made.use(dollarmath_plugin, double_inline=True, renderer=formula)
 
@@ -146,16 +145,23 @@ class Deck(Chapter):
                 self.slides.append(("What you will be able to do", rendered("\n".join(lines))))
 
     def _equation(self, parts: list[str], k: int) -> None:
-        """Add a formula between the sentence that leads to it and the meaning of its symbols."""
+        """Add a formula between the words that lead to it and the meaning of its symbols."""
         before = (
             parts[k - 1] if k and not parts[k - 1].startswith(("#", "!", "$$", "|", "<")) else ""
         )
-        shown = ["" if before.startswith("- ") else re.split(SENTENCE, before)[-1], parts[k]]
+        said = [] if before.startswith("- ") else re.split(SENTENCE, before)
+        short = len(" ".join(said[-2:]).split()) <= 40
+        shown = [" ".join(said[-2:] if short else said[-1:]), parts[k]]
         if parts[k + 1 : k + 2] and parts[k + 1].startswith("where"):
             shown.append(re.split(SENTENCE, parts[k + 1])[0])
             if parts[k + 2 : k + 3] and parts[k + 2].startswith("- "):
                 shown.append(parts[k + 2])
-        self.slides.append((self._section, rendered("\n\n".join(shown))))
+        made = rendered("\n\n".join(shown))
+        head, last = self.slides[-1] if self.slides else ("", "")
+        if head == self._section and last.count('<div class="math block">') == 1:  # two fit
+            self.slides[-1] = (head, last + made)
+        else:
+            self.slides.append((self._section, made))
 
     def _code(self, cell: dict[str, Any]) -> None:
         super()._code(cell)

@@ -42,8 +42,10 @@ def test_a_deck_has_title_picture_equations_plots_and_a_question(deck):
     assert headings(deck)[1] == "What you will be able to do"
     assert len(others[0].find_all("li")) == 4
     formulas = [s for s in others if s.find("div", class_="math")]
-    assert len(formulas) == 7
-    (block,) = [s for s in formulas if "tuned}(x_{l-1}) +" in s.text and "+ x_{l-1}" not in s.text]
+    counts = [len(s.find_all("div", class_="math")) for s in formulas]
+    assert sum(counts) == 7
+    assert max(counts) == 2
+    (block,) = [s for s in formulas if "tuned}(x_{l-1}) +" in s.text]
     assert r"\tag{" in block.text
     assert "where" in block.text  # its symbols
     plots = [s.img for s in others if s.img and "image/png" in s.img["src"]]
@@ -110,8 +112,7 @@ def test_every_chapter_has_a_deck(page, book):
     assert found[-1] == "Summary"
     assert any(head == "A question" or head.startswith("Exercise ") for head in found)
     labels = sum(slides.text_of(cell).count("$$ (eq-") for cell in cells)
-    shown = [s for s in soup.find_all("section") if s.find("div", class_="math")]
-    assert len(shown) >= min(labels, 1)
+    assert len(soup.find_all("div", class_="math")) >= labels
 
 
 def test_plots_are_those_of_the_chapters_run(tmp_path, monkeypatch):
