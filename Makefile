@@ -21,12 +21,13 @@ BOOTSTRAP := tools/bootstrap.py \
 	$(if $(call given,PYTHON),--python "$(call given,PYTHON)")
 
 .PHONY: help ready book test test-unit test-grading test-notebooks test-site test-lowest test-newest \
-	lint types lab serve bench measure claims picture format clean distclean
+	lint types lab slides serve bench measure claims picture format clean distclean
 
 help:
 	@printf 'make book            run every notebook and build the site\n'
 	@printf 'make test            check everything: code, notebooks, site\n\n'
 	@printf 'make lab             open your copies of the learner\047s notebooks in JupyterLab\n'
+	@printf 'make slides          make slides and figures for teaching from the chapters\n'
 	@printf 'make serve           show the built site at http://127.0.0.1:$(PORT)/ (PORT=8000)\n'
 	@printf 'make format          bring code and notebooks into their stored form\n\n'
 	@printf 'make test-unit       unit tests, doctests, equation tests\n'
@@ -87,6 +88,9 @@ types: ready
 lab: ready
 	@$(PY) tools/lab.py --mine my-notebooks
 	@$(PY) -m jupyter lab my-notebooks
+
+slides: ready
+	@$(PY) tools/slides.py
 
 serve:
 	@test -f _build/html/index.html || { echo "There is no site yet. Build it with: make book" >&2; exit 1; }

@@ -6,6 +6,7 @@ that executes submissions is never called.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Any
 from tlcourse.grading.assignment import Assignment
 from tlcourse.grading.grade import INVALID, Record, scores
 
-NEEDS = "The gradebook needs nbgrader: pip install 'tlcourse[instructor]'"
+NEEDS = "The gradebook needs nbgrader: pip install 'nbgrader>=0.9.5'"
 
 
 def config(folder: Path) -> Any:
@@ -38,8 +39,6 @@ def config(folder: Path) -> Any:
 
 def release(folder: Path, assignment: Assignment) -> Path:
     """Write the students' notebook with nbgrader, and its cells into the gradebook."""
-    import logging
-
     settings = config(folder)
     from nbgrader.apps import NbGraderAPI
     from nbgrader.coursedir import CourseDirectory
@@ -55,12 +54,29 @@ def release(folder: Path, assignment: Assignment) -> Path:
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Any]:
-    """Open the gradebook of a course folder."""
-    config(folder)
-    from nbgrader.api import Gradebook
+    """Open the gradebook of a course folder.
 
-    with Gradebook(f"sqlite:///{(folder / 'gradebook.db').resolve()}", "course") as book:
-        yield book
+    Raises
+    ------
+    OSError
+        If it cannot be read or written, as on a full disk.
+    """
+    config(folder)
+    from nbgrader.api import Gradebook, InvalidEntry
+    from sqlalchemy.exc import DatabaseError
+
+    logging.getLogger("tornado.application").setLevel(logging.CRITICAL)  # told below, in a line
+
+    path = (folder / "gradebook.db").resolve()
+    try:
+        with Gradebook(f"sqlite:///{path}", "course") as book:
+            yield book
+    except (DatabaseError, InvalidEntry) as error:
+        why = getattr(error, "orig", None) or str(error).splitlines()[0]
+        raise OSError(
+            f"{path} could not be read or written ({why}). Make space if the disk is full, "
+            "and run it again; if the file is damaged, take it from a copy."
+        ) from error
 
 
 def enter(
