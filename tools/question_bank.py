@@ -21,18 +21,18 @@ from notebooks import BOOK
 BANK = BOOK / "reference" / "question-bank"
 INTRODUCTION = """# Question bank
 
-The short questions of all chapters, with their answers, for a quiz or for the beginning of a lesson.
-In the chapters they are where the idea is; here they stand by chapter, each with its name in the
-files. Edit them there: `make format` writes this page and the files again.
+The short questions of all chapters, with their answers, for a quiz or for the beginning of a
+lesson. In the chapters they are where the idea is; here they stand by chapter, each with its name
+in the files. Edit them there: `make format` writes this page and the files again.
 
-- {download}`question-bank.gift.txt` is GIFT: in Moodle, *Question bank*, *Import*, *GIFT format*. Each
-  chapter becomes a category, and each explanation is shown as feedback. Formulas need Moodle's MathJax
-  filter, which is on unless somebody has switched it off.
+- {download}`question-bank.gift.txt` is GIFT: in Moodle, *Question bank*, *Import*, *GIFT format*.
+  Each chapter becomes a category, and each explanation is shown as feedback. Formulas need Moodle's
+  MathJax filter, which is on unless somebody has switched it off.
 - {download}`question-bank.csv` has a line for each answer, with a 1 where it is right, for anything
   else. Formulas are in TeX, between dollars.
 
-Numbers in brackets are those of the chapter's equations. The answers are public, so the questions are
-for learning, not for marks.
+Numbers in brackets are those of the chapter's equations. The answers are public, so the questions
+are for learning, not for marks.
 """
 # What Markdown may hold inside a line, the longest first: code, formulas, bold, italic.
 INLINE = re.compile(r"`([^`]+)`|\$([^$]+)\$|\*\*([^*]+)\*\*|\*([^*]+)\*")

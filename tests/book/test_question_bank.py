@@ -7,11 +7,12 @@ import io
 import re
 from html import unescape
 
-import lab
 import notebooks
 import pytest
 import question_bank
 from question_bank import BANK, ShortQuestion
+
+import lab
 
 HARD = ShortQuestion(
     "question-hard",

@@ -212,9 +212,7 @@ def not_held(source, target, bandwidth):
         first, second = (p.square().sum(1) * q.square().sum(1) for p, q in ((a, b), (c, d)))
         return (-(first[:, None] + second - 2 * (a @ c.T) * (b @ d.T)) / bandwidth).exp().mean()
 
-    return (
-        kernel(*source, *source) + kernel(*target, *target) - 2 * kernel(*source, *target)
-    )
+    return kernel(*source, *source) + kernel(*target, *target) - 2 * kernel(*source, *target)
 
 
 def with_detached_length(shared, private):
