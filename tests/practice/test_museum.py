@@ -1,4 +1,4 @@
-"""Every exhibit of the museum is a mistake, and the test that it names is there and catches it."""
+"""Every exhibit of the museum is a mistake; the test that it names is there, and catches it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,29 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
-CHAPTER = ROOT / "book" / "practice" / "museum-of-mistakes.ipynb"
+FLOORS = ("museum-of-mistakes", "museum-second-floor")
 NAMED = re.compile(r"`(test_\w+)` (?:in|\() ?`(tests/[\w/]+\.py)`")
 
 
 @cache
+def floors() -> dict[str, dict[str, str]]:
+    """Return the cells of both pages by their id, in order."""
+    found = {}
+    for name in FLOORS:
+        path = ROOT / "book" / "practice" / f"{name}.ipynb"
+        read = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        found[name] = {cell["id"]: "".join(cell["source"]) for cell in read}
+    return found
+
+
+@cache
 def cells() -> dict[str, str]:
-    """Return the chapter's cells by their id, in order."""
-    read = json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"]
-    return {cell["id"]: "".join(cell["source"]) for cell in read}
+    """Return the cells of both pages that show an exhibit or say what catches it."""
+    kinds = r"room-\d|(?:mistake|question|caught)-.*|others"
+    found = [(n, c) for floor in floors().values() for n, c in floor.items()]
+    shown = [(n, c) for n, c in found if re.fullmatch(kinds, n)]
+    assert len(shown) == len(dict(shown)), "an exhibit is on both floors"
+    return dict(shown)
 
 
 def exhibits() -> list[str]:
@@ -41,8 +55,8 @@ def caught(exhibit: str) -> str:
 
 @pytest.fixture(scope="module")
 def run():
-    """Run the page's exhibits; return their names, and the pairs of numbers that they compare."""
-    names: dict[str, Any] = {"__name__": "museum"}
+    """Run the pages' exhibits; return their names, and the pairs of numbers that they compare."""
+    every: dict[str, Any] = {}
     pairs: dict[str, list[tuple[float, float]]] = {}
 
     def compare(what, mistaken, right):
@@ -50,13 +64,16 @@ def run():
         pairs[list(pairs)[-1]].append(tuple(torch.as_tensor(n).item() for n in (mistaken, right)))
 
     with contextlib.redirect_stdout(io.StringIO()):
-        exec(compile(cells()["setup"], "setup", "exec"), names)
-        shown, names["compare"] = names["compare"], compare
-        for name, source in cells().items():
-            if re.fullmatch(r"room-\d-start|mistake-.*", name):
-                pairs[name.removeprefix("mistake-")] = []
-                exec(compile(source, name, "exec"), names)
-    return names, pairs
+        for floor in floors().values():
+            names: dict[str, Any] = {"__name__": "museum"}
+            exec(compile(floor["setup"], "setup", "exec"), names)
+            shown, names["compare"] = names["compare"], compare
+            for name, source in floor.items():
+                if re.fullmatch(r"room-\d-start|mistake-.*", name):
+                    pairs[name.removeprefix("mistake-")] = []
+                    exec(compile(source, name, "exec"), names)
+            every |= names
+    return every, pairs
 
 
 def test_there_are_exhibits_in_six_rooms():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from tlcourse.exercises._question import Question, function, not_a_function
@@ -27,37 +27,6 @@ q1 = function(
         ),
         "a step counts as much as a whole epoch.": (
             lambda step, steps, epoch, epochs: (step + epoch) / epochs
-        ),
-    },
-)
-
-
-def _best(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=values.__getitem__)
-
-
-def _report(validation: Sequence[float], test: Sequence[float]) -> float:
-    return test[_best(validation)]
-
-
-q2 = function(
-    "ex-museum-report",
-    _report,
-    lambda: [
-        ([0.5, 0.8, 0.9, 0.7], [0.55, 0.85, 0.75, 0.65]),
-        ([0.6, 0.6, 0.4], [0.5, 0.9, 0.1]),
-        ([0.7], [0.3]),
-    ],
-    {
-        "that is still chosen by the test.": lambda validation, test: max(test),
-        "the last epoch is no choice. It may be a fair one, but validation data is there.": (
-            lambda validation, test: test[-1]
-        ),
-        "that is the validation accuracy, by which the epoch was chosen: it is too high as well.": (
-            lambda validation, test: max(validation)
-        ),
-        "of equal epochs the first is asked for.": (
-            lambda validation, test: test[len(validation) - 1 - _best(validation[::-1])]
         ),
     },
 )
@@ -110,7 +79,7 @@ def _passes(mmd: Callable[..., Any], blind: str = "") -> bool:
     return near_0 and seen
 
 
-q3 = Question(
+q2 = Question(
     "ex-museum-test",
     _judge_passes,
     right=_passes,
