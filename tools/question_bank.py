@@ -3,7 +3,7 @@
 tools/lab.py reads the questions from the chapters, and writes what is made here:
     book/reference/question-bank.md        the page
     book/reference/question-bank.gift.txt  GIFT, which Moodle imports
-    book/reference/question-bank.csv       a line for each answer
+    book/reference/question-bank.tsv       a line for each answer
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ in the files. Edit them there: `make format` writes this page and the files agai
 - {download}`question-bank.gift.txt` is GIFT: in Moodle, *Question bank*, *Import*, *GIFT format*.
   Each chapter becomes a category, and each explanation is shown as feedback. Formulas need Moodle's
   MathJax filter, which is on unless somebody has switched it off.
-- {download}`question-bank.csv` has a line for each answer, with a 1 where it is right, for anything
-  else. Formulas are in TeX, between dollars.
+- {download}`question-bank.tsv` is a table, for spreadsheets and anything else: its columns are
+  parted by tabs, with a line for each answer and a 1 where it is right. Formulas are in TeX,
+  between dollars.
 
 Numbers in brackets are those of the chapter's equations. The answers are public, so the questions
 are for learning, not for marks.
@@ -57,7 +58,7 @@ def derive(bank: Mapping[str, Sequence[ShortQuestion]]) -> dict[Path, str]:
     return {
         BANK.with_suffix(".md"): page(bank),
         BANK.with_suffix(".gift.txt"): gift(bank),
-        BANK.with_suffix(".csv"): table(bank),
+        BANK.with_suffix(".tsv"): table(bank),
     }
 
 
@@ -100,9 +101,9 @@ def gift(bank: Mapping[str, Sequence[ShortQuestion]]) -> str:
 
 
 def table(bank: Mapping[str, Sequence[ShortQuestion]]) -> str:
-    """Return a table with a line for each answer."""
+    """Return a table with a line for each answer, its columns parted by tabs."""
     written = io.StringIO()
-    lines = csv.writer(written, lineterminator="\n")
+    lines = csv.writer(written, "excel-tab", lineterminator="\n")
     lines.writerow(["chapter", "name", "question", "answer", "right", "why"])
     for title, questions in bank.items():
         for question in questions:

@@ -24,7 +24,7 @@ HARD = ShortQuestion(
 @pytest.fixture(scope="module")
 def files():
     made = lab.derive()
-    return {suffix: made[BANK.with_suffix(suffix)] for suffix in (".md", ".gift.txt", ".csv")}
+    return {suffix: made[BANK.with_suffix(suffix)] for suffix in (".md", ".gift.txt", ".tsv")}
 
 
 def asked_in_the_chapters() -> int:
@@ -65,7 +65,7 @@ def test_every_question_of_the_chapters_is_in_every_file(files):
     questions = read(files[".gift.txt"])
     assert len(questions) == n
     assert len({name for _, name, _, _ in questions}) == n, "two questions have one name"
-    rows = list(csv.DictReader(io.StringIO(files[".csv"])))
+    rows = list(csv.DictReader(io.StringIO(files[".tsv"]), dialect="excel-tab"))
     assert len({row["name"] for row in rows}) == n
     assert len(rows) == sum(len(answers) for *_, answers in questions)
     for _, name, *_ in questions:
@@ -73,7 +73,7 @@ def test_every_question_of_the_chapters_is_in_every_file(files):
 
 
 def test_every_chapter_asks_two_or_more(files):
-    rows = list(csv.DictReader(io.StringIO(files[".csv"])))
+    rows = list(csv.DictReader(io.StringIO(files[".tsv"]), dialect="excel-tab"))
     names = {title: {r["name"] for r in rows if r["chapter"] == title} for title in titles()}
     assert {title for title, asked in names.items() if len(asked) < 2} == set()
 
