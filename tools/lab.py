@@ -4,6 +4,7 @@ A chapter is the one source. From it come, all committed and compared by `--chec
     lab/learner/...             stubs and checks, no solution, plain Markdown
     lab/instructor/...          the same with hints and solutions
     tlcourse/exercises/texts.json   what `hint()` and `solution()` of a question print
+    book/reference/question-bank.*  the short questions, to read and to import (question_bank.py)
 
 Usage:
     python tools/lab.py             write them
@@ -27,7 +28,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import question_bank
 from notebooks import ROOT, sources
+from question_bank import ShortQuestion
 
 LEARNER, INSTRUCTOR = ROOT / "lab" / "learner", ROOT / "lab" / "instructor"
 TEXTS = ROOT / "tlcourse" / "exercises" / "texts.json"
@@ -144,11 +147,13 @@ class Chapter:
     def __init__(self, page: str, cells: list[dict[str, Any]], book: Book) -> None:
         self.page, self.book = page, book
         self.exercises: list[Exercise] = []
+        self.questions: list[ShortQuestion] = []
         self.cited: list[str] = []
         self.learner: list[dict[str, Any]] = []
         self.instructor: list[dict[str, Any]] = []
         self._in_solution = False
         for cell in cells:
+            self._cell = cell["id"]
             try:
                 if cell["cell_type"] == "code":
                     self._code(cell)
@@ -261,6 +266,10 @@ class Chapter:
         if name in ("dropdown", "details"):
             return f"<details><summary>{title}</summary>\n\n{body.strip()}\n\n</details>"
         if name == "question":
+            plain_text = self._inline(f"{title}\n{body}").split("\n", 1)
+            self.questions.append(
+                ShortQuestion(self._cell, plain_text[0], tuple(answers(plain_text[1])))
+            )
             return quick_question(title, body)
         if name in ("raw", "code-block", "code"):
             return f"```{title}\n{body}\n```" if name != "raw" else body
@@ -366,12 +375,14 @@ def derive() -> dict[Path, str]:
     }
     book = Book.read(chapters)
     made: dict[Path, str] = {}
+    bank: dict[str, list[ShortQuestion]] = {}
     texts: dict[str, Any] = {}
     for page, cells in chapters.items():
         chapter = Chapter(page, cells, book)
         place = Path(page).relative_to("book").with_suffix(".ipynb")
         made[LEARNER / place] = notebook(chapter.learner)
         made[INSTRUCTOR / place] = notebook(chapter.instructor)
+        bank[book.titles[page]] = chapter.questions
         for exercise in chapter.exercises:
             texts[exercise.label] = {
                 "chapter": str(place.with_suffix("")),
@@ -380,7 +391,7 @@ def derive() -> dict[Path, str]:
                 "solution": "\n\n".join(filter(None, exercise.solution)),
             }
     made[TEXTS] = json.dumps(texts, indent=1, ensure_ascii=False) + "\n"
-    return made
+    return made | question_bank.derive(bank)
 
 
 def stale(made: dict[Path, str]) -> list[Path]:
