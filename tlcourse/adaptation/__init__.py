@@ -4,6 +4,7 @@ from tlcourse.adaptation.adversarial import DANN, reversal_schedule, reverse_gra
 from tlcourse.adaptation.ccsa import ccsa_loss
 from tlcourse.adaptation.coral import DeepCORAL, coral_loss
 from tlcourse.adaptation.dan import DAN
+from tlcourse.adaptation.gap import Gap, domain_gap
 from tlcourse.adaptation.mmd import (
     gaussian_kernel,
     median_bandwidth,
@@ -11,16 +12,19 @@ from tlcourse.adaptation.mmd import (
     optimal_kernel_weights,
 )
 from tlcourse.adaptation.residual import RTN, entropy_loss, joint_mmd2
-from tlcourse.adaptation.separation import difference_loss, scale_invariant_error
+from tlcourse.adaptation.separation import DSN, difference_loss, scale_invariant_error
 
 __all__ = [
     "DAN",
     "DANN",
+    "DSN",
     "RTN",
     "DeepCORAL",
+    "Gap",
     "ccsa_loss",
     "coral_loss",
     "difference_loss",
+    "domain_gap",
     "entropy_loss",
     "gaussian_kernel",
     "joint_mmd2",
