@@ -1,7 +1,7 @@
 """Domain adaptation: a target that looks another way, without labels or with a few."""
 
 from tlcourse.adaptation.adversarial import DANN, reversal_schedule, reverse_gradient
-from tlcourse.adaptation.ccsa import ccsa_loss
+from tlcourse.adaptation.ccsa import CCSA, ccsa_loss
 from tlcourse.adaptation.coral import DeepCORAL, coral_loss
 from tlcourse.adaptation.dan import DAN
 from tlcourse.adaptation.gap import Gap, domain_gap
@@ -15,6 +15,7 @@ from tlcourse.adaptation.residual import RTN, entropy_loss, joint_mmd2
 from tlcourse.adaptation.separation import DSN, difference_loss, scale_invariant_error
 
 __all__ = [
+    "CCSA",
     "DAN",
     "DANN",
     "DSN",
