@@ -13,6 +13,7 @@ from tlcourse.experiments.adaptation.adapt import (
     ADAPT_MNIST,
     ADAPT_SENSORS,
 )
+from tlcourse.experiments.adaptation.ccsa_replayed import CCSA_REPLAYED
 from tlcourse.experiments.adaptive.l2t_pairs import L2T_PAIRS
 from tlcourse.experiments.adaptive.spottune import SPOTTUNE_HAR, SPOTTUNE_IMU
 from tlcourse.experiments.adaptive.spottune_digits import SPOTTUNE_DIGITS
@@ -73,6 +74,7 @@ EXPERIMENTS = {
         ADAPT_GLYPHS_DIGITS,
         ADAPT_MNIST,
         ADAPT_SENSORS,
+        CCSA_REPLAYED,
     )
 }
 
