@@ -179,7 +179,7 @@ def _found(root: str | os.PathLike[str] | None) -> Found:
 def _read(found: Found) -> Mapping[str, np.ndarray]:
     path = found.folder / FILE
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             file = dict(archive)
         if file["images"].ndim != 3 or file["images"].dtype != np.float32:
             raise ValueError(f"its images are {file['images'].shape} {file['images'].dtype}")
