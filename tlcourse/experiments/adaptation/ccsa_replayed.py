@@ -62,7 +62,7 @@ class Net(nn.Module):
 
 def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[str, float]:
     """Each number of labels, with one model through all repetitions and with fresh ones."""
-    found = {}
+    found: dict[str, float] = {}
     for n in settings["labels_per_class"]:
         # For each repetition the accuracy after each epoch, on all of the test and without leaks.
         one, fresh = [], []
@@ -163,12 +163,12 @@ def leaked(test: LabelledImages, target: LabelledImages) -> Tensor:
 
 def load(settings: Settings) -> dict[str, LabelledImages]:
     """Return the splits; where they are not to be used, some with leaks like theirs."""
-    found = {}
+    found: dict[str, LabelledImages] = {}
     for n in settings["labels_per_class"]:
         for r in range(settings["repetitions"]):
             if settings["splits"] == "released":
                 split = ccsa_split("MNIST_to_USPS", r, n)
-                parts = (split.source, split.target, split.test)
+                parts: tuple[LabelledImages, ...] = (split.source, split.target, split.test)
             else:
                 parts = _made(n, r)
             found |= {
