@@ -192,7 +192,7 @@ def _made(n: int, repetition: int) -> tuple[LabelledImages, ...]:
 FULL: dict[str, Any] = {
     "splits": "released",
     "labels_per_class": [1, 7],
-    "repetitions": 4,
+    "repetitions": 3,
     "pairs": 1_000,
     "epochs": 8,
     "batch_size": 64,
