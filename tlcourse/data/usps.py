@@ -7,7 +7,7 @@ those splits draw of USPS, 6,973 different pictures, is the set. Its test part i
 References
 ----------
 .. [1] Hull, A database for handwritten text recognition research, 1994.
-.. [2] Motiian, Piccirilli, Adjeroh and Doretto, Unified Deep Supervised Domain Adaptation ..., 2017;
+.. [2] Motiian, Piccirilli, Adjeroh and Doretto, Unified Deep Supervised Domain Adaptation, 2017;
    https://github.com/samotiian/CCSA.
 """
 
