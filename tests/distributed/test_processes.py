@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tlcourse.training import _processes
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("scenarios.py")
 PATIENCE = 1800  # seconds; it ends a launch that hangs, however slow the machine is
@@ -203,6 +205,7 @@ def test_a_process_that_fails_says_why_and_stops_the_others(tmp_path):
 
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
     model = scenarios.make_mlp()
+    _processes.accelerator()  # Accelerate now knows of one
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match=r"2 processes \(WORLD_SIZE\).*ACCELERATE_USE_CPU=true"):
         scenarios.train(model)

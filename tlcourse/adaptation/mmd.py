@@ -165,7 +165,10 @@ def mmd2(
     """
     check_choice("estimator", estimator, ESTIMATORS)
     x, y = check_features(x=x, y=y, at_least=4)
-    one = isinstance(bandwidths, (int, float)) or getattr(bandwidths, "ndim", 1) == 0
+    if isinstance(bandwidths, Tensor):
+        one = bandwidths.ndim == 0
+    else:
+        one = isinstance(bandwidths, (int, float)) or getattr(bandwidths, "ndim", 1) == 0
     widths = _check_bandwidths([bandwidths] if one else bandwidths, x)  # type: ignore[list-item, arg-type]
     beta = _check_weights(weights, widths)
     if estimator == "linear":

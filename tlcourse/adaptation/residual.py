@@ -83,8 +83,8 @@ def joint_mmd2(
 
     within = mean_kernel(a_s, b_s, a_s, b_s) + mean_kernel(a_t, b_t, a_t, b_t)
     loss = within - 2 * mean_kernel(a_s, b_s, a_t, b_t)
-    layers = {"source_features": a_s, "source_outputs": b_s}
-    layers |= {"target_features": a_t, "target_outputs": b_t}
+    sources = {"source_features": a_s, "source_outputs": b_s}
+    layers = {**sources, "target_features": a_t, "target_outputs": b_t}
     check_finite(loss, unseen=list(layers.values()), **layers)
     return loss
 
