@@ -105,7 +105,8 @@ def select_source(
     if len(classes) < 2 or counts.min() < 2:
         raise ValueError(
             f"The target must have at least 2 samples of each of 2 classes or more, one to learn "
-            f"from and one to hold out; got {dict(zip(classes.tolist(), counts.tolist(), strict=True))}."
+            "from and one to hold out; got "
+            f"{dict(zip(classes.tolist(), counts.tolist(), strict=True))}."
         )
     if not sources:
         raise ValueError("sources is empty: there is nothing to choose from.")
