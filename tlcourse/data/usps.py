@@ -92,8 +92,8 @@ def usps(root: str | os.PathLike[str] | None = None) -> tuple[LabelledImages, La
     for key, positions in file.items():
         pair, *_, part, what = key.split("/") if "/" in key else ("", "", "")
         if what == "index" and (pair == PAIRS[0]) != (part == "train_source"):
-            labels = file[key.removesuffix("index") + "label"]
-            label_of.update(zip(positions.tolist(), labels.tolist(), strict=True))
+            known = file[key.removesuffix("index") + "label"]
+            label_of.update(zip(positions.tolist(), known.tolist(), strict=True))
     chosen = torch.tensor(sorted(label_of))
     labels = torch.tensor([label_of[i] for i in chosen.tolist()])
     images = torch.from_numpy(file["images"])[chosen, None]
@@ -136,16 +136,18 @@ def ccsa_split(
     check_int("labels", labels, low=1, high=MOST_LABELS)
     file = _read(_found(root))
     pixels = torch.from_numpy(file["images"])
-    names = pair.split("_to_")
-    parts, indices = [], []
-    for part, name in (("train_source", names[0]), ("train_target", names[1])) + (
-        ("test_target", names[1]),
+    of_source, of_target = (f"{name} (CCSA)" for name in pair.split("_to_"))
+    parts, positions = [], []
+    for part, name in (
+        ("train_source", of_source),
+        ("train_target", of_target),
+        ("test_target", of_target),
     ):
         where = f"{pair}/{repetition}/{labels}/{part}"
-        indices.append(torch.from_numpy(file[f"{where}/index"]).long())
-        of = torch.from_numpy(file[f"{where}/label"]).long()
-        parts.append(LabelledImages(pixels[indices[-1], None], of, CLASSES, f"{name} (CCSA)"))
-    return Split(*parts, torch.isin(indices[2], indices[1]))
+        positions.append(torch.from_numpy(file[f"{where}/index"]).long())
+        known = torch.from_numpy(file[f"{where}/label"]).long()
+        parts.append(LabelledImages(pixels[positions[-1], None], known, CLASSES, name))
+    return Split(parts[0], parts[1], parts[2], torch.isin(positions[2], positions[1]))
 
 
 def find(root: str | os.PathLike[str] | None = None) -> Found | None:
@@ -177,7 +179,7 @@ def _found(root: str | os.PathLike[str] | None) -> Found:
 def _read(found: Found) -> Mapping[str, np.ndarray]:
     path = found.folder / FILE
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             file = dict(archive)
         if file["images"].ndim != 3 or file["images"].dtype != np.float32:
             raise ValueError(f"its images are {file['images'].shape} {file['images'].dtype}")

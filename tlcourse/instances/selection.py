@@ -100,8 +100,8 @@ def select_source(
             f"estimator must have predict_proba, {type(estimator).__name__} has not. A logistic "
             "regression has."
         )
-    X, y = check_X_y(X, y)
-    classes, counts = np.unique(y, return_counts=True)
+    target, labels = checked(X, y)
+    classes, counts = np.unique(labels, return_counts=True)
     if len(classes) < 2 or counts.min() < 2:
         raise ValueError(
             f"The target must have at least 2 samples of each of 2 classes or more, one to learn "
@@ -110,17 +110,20 @@ def select_source(
         )
     if not sources:
         raise ValueError("sources is empty: there is nothing to choose from.")
-    given = {name: check_source(source, X, classes, name) for name, source in sources.items()}
+    candidates: dict[str | None, tuple[Array, Array]] = {None: (target[:0], labels[:0])}
+    candidates |= {
+        name: check_source(source, target, classes, name) for name, source in sources.items()
+    }
     splits = StratifiedKFold(min(folds, int(counts.min())), shuffle=True, random_state=seed)
     scores: dict[str | None, float] = {}
-    for name, (Xs, ys) in {None: (X[:0], y[:0]), **given}.items():
+    for name, (Xs, ys) in candidates.items():
         total = 0.0
-        for known, held in splits.split(X, y):
+        for known, held in splits.split(target, labels):
             model = clone(estimator).fit(
-                np.concatenate([Xs, X[known]]), np.concatenate([ys, y[known]])
+                np.concatenate([Xs, target[known]]), np.concatenate([ys, labels[known]])
             )
-            total += log_likelihood(model, X[held], y[held]).sum()
-        scores[name] = total / len(y)
+            total += log_likelihood(model, target[held], labels[held]).sum()
+        scores[name] = total / len(labels)
     return SourceChoice(max(scores, key=scores.__getitem__), scores)
 
 
@@ -174,7 +177,7 @@ def check_source(source: Samples, X: Array, classes: Array, name: str) -> tuple[
         raise TypeError(
             f"{name} must be a pair (X, y) of samples and labels, got {type(source).__name__}."
         )
-    Xs, ys = check_X_y(*source)
+    Xs, ys = checked(*source)
     if Xs.shape[1] != X.shape[1]:
         raise ValueError(
             f"{name} has {Xs.shape[1]} features and the target {X.shape[1]}; they must be the same."
@@ -186,6 +189,12 @@ def check_source(source: Samples, X: Array, classes: Array, name: str) -> tuple[
             f"{classes.tolist()}. Leave them out of the source."
         )
     return Xs, ys
+
+
+def checked(X: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
+    """Return samples and labels as arrays, or raise what scikit-learn raises."""
+    found: tuple[Array, Array] = check_X_y(X, y)
+    return found
 
 
 def log_likelihood(model: Any, X: Array, y: Array) -> Array:

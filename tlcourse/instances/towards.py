@@ -21,9 +21,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, check_X_y, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from tlcourse._checks import check_int, check_number
+from tlcourse.instances.selection import checked
 
 Array = NDArray[Any]
 Linear = tuple[Array, Array]  # weights (K, D), offsets (K,)
@@ -238,13 +239,15 @@ def resolutions(
     >>> list(found), found["1"].coef_.shape
     (['1', '2'], (1, 2))
     """
-    X, y = check_X_y(X, y)
+    samples, labels = checked(X, y)
     found: dict[str, LogisticRegression] = {}
     for r in components:
-        check_int("components", r, low=1, high=min(X.shape))
-        pca, coarse = make_pipeline(PCA(r), LogisticRegression(C=C, max_iter=2_000)).fit(X, y)
+        check_int("components", r, low=1, high=min(samples.shape))
+        pca, coarse = make_pipeline(PCA(r), LogisticRegression(C=C, max_iter=2_000)).fit(
+            samples, labels
+        )
         fine = LogisticRegression(C=C)
-        fine.classes_, fine.n_features_in_ = coarse.classes_, X.shape[1]
+        fine.classes_, fine.n_features_in_ = coarse.classes_, samples.shape[1]
         fine.coef_ = coarse.coef_ @ pca.components_
         fine.intercept_ = coarse.intercept_ - fine.coef_ @ pca.mean_
         found[str(r)] = fine

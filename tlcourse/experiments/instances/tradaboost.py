@@ -47,7 +47,8 @@ CHOSEN = [key for keys in KINDS.values() for key in keys]
 
 def run_seed(data: Data, settings: Settings, seed: int, folder: Path) -> dict[str, float]:
     """Return the test error of every way, in per cent."""
-    every, found = pairs(data, settings, seed), {}
+    every = pairs(data, settings, seed)
+    found: dict[str, float] = {}
     for share in settings["shares"]:
         got: dict[str, dict[str, float]] = {}
         for key in CHOSEN:
