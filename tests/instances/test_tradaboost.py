@@ -51,6 +51,8 @@ def test_after_each_round_its_classifier_is_wrong_on_half_of_the_targets_weight(
         assert after[wrong].sum() / after.sum() == pytest.approx(0.5, abs=1e-12)
 
 
+@pytest.mark.equation("eq-tradaboost-error")
+@pytest.mark.equation("eq-tradaboost-weights")
 def test_the_weights_are_those_of_the_paper():
     model, (Xs, ys), (X, y) = fitted(n_estimators=4, n_source=50)
     beta = 1 / (1 + math.sqrt(2 * math.log(50) / 4))
@@ -76,6 +78,7 @@ def test_as_many_source_samples_as_rounds_still_lose_weight():
     assert share[wrong].max() < share[~wrong].min()
 
 
+@pytest.mark.equation("eq-tradaboost-vote")
 @pytest.mark.parametrize("rounds", [7, 8])
 def test_the_vote_is_over_the_second_half_of_the_rounds(rounds):
     model, _, (X, _) = fitted(n_estimators=rounds)
