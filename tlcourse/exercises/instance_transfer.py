@@ -15,10 +15,8 @@ def _update(
     w, wrong = np.array(w, float), np.array(wrong, float)
     source, target = w[:n_source], w[n_source:]
     of_source, of_target = wrong[:n_source], wrong[n_source:]
-    if slip == "all":
-        e = (w * wrong).sum() / w.sum()
-    else:
-        e = (target * of_target).sum() / target.sum()
+    asked, missed = (w, wrong) if slip == "all" else (target, of_target)
+    e = (asked * missed).sum() / asked.sum()
     if slip == "bracket":
         beta = 1 / (1 + np.sqrt(2 * np.log(n_source / rounds)))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from functools import partial
 
 from bench.timing import Case, Row, alternate
 
@@ -25,12 +26,8 @@ def tradaboost_against_adaboost() -> list[Row]:
         source, target = (X[:n_source], y[:n_source]), (X[n_source:], y[n_source:])
         tree = DecisionTreeClassifier(max_depth=4, random_state=0)
 
-        def ours(source=source, target=target, tree=tree, rounds=rounds) -> TrAdaBoost:  # type: ignore[no-untyped-def]
-            return TrAdaBoost(tree, rounds).fit(*target, source=source)
-
-        def theirs(X=X, y=y, tree=tree, rounds=rounds) -> AdaBoostClassifier:  # type: ignore[no-untyped-def]
-            return AdaBoostClassifier(tree, n_estimators=rounds).fit(X, y)
-
+        ours = partial(TrAdaBoost(tree, rounds).fit, *target, source=source)
+        theirs = partial(AdaBoostClassifier(tree, n_estimators=rounds).fit, X, y)
         # As many rounds, or no comparison.
         assert len(ours().estimators_) == len(theirs().estimators_) == rounds
         mine, other = (statistics.median(times) for times in alternate([ours, theirs], least=10))

@@ -6,34 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 
-from tlcourse.data import LabelledImages, imu
 from tlcourse.experiments import get, load_result
 from tlcourse.experiments._engine.runner import run
 from tlcourse.experiments.instances import _parts as parts
 from tlcourse.experiments.instances import tradaboost as module
 
 TINY = module.FULL | {"real": False, "source": 40, "shares": [1, 50], "shown": [1], "long": 11}
-
-
-def digits(name, n):
-    g = torch.Generator().manual_seed(len(name) + n)
-    labels = torch.arange(n) % 3
-    images = torch.rand(n, 1, 8, 8, generator=g) / 2
-    images[torch.arange(n), 0, 2 * labels] += 0.5
-    return LabelledImages(images, labels, ("0", "1", "2"), name)
-
-
-@pytest.fixture(scope="module")
-def data():
-    found = {
-        name + part: digits(name, n)
-        for name in parts.DIGITS
-        for part, n in (("", 60), (" test", 30))
-    }
-    torso, waist = imu(people=8, windows=6, matched=True)
-    return found | {"torso": torso, "leg": parts._turned(torso), "waist": waist}
 
 
 @pytest.fixture(scope="module")
