@@ -166,6 +166,25 @@ def test_a_source_that_fills_the_first_rounds_gets_no_vote():
     assert (model.predict(X) == y).mean() < 0.5
 
 
+def test_a_source_of_one_class_is_a_source():
+    (Xs, ys), (X, y) = domains(200, 40)
+    ones = (Xs[ys == 1], ys[ys == 1])
+    model = TrAdaBoost(DecisionTreeClassifier(max_depth=3), 10).fit(X, y, source=ones)
+    assert set(model.predict(X)) == {0, 1}
+    assert (model.predict(X) == y).mean() > 0.8
+
+
+@pytest.mark.filterwarnings("ignore:No round of TrAdaBoost:RuntimeWarning")
+def test_weights_that_vanish_are_zero_and_never_nan():
+    (Xs, ys), (X, y) = domains(60, 20)
+    tree = DecisionTreeClassifier(max_depth=2, random_state=0)
+    model = TrAdaBoost(tree, 400).fit(X, y, source=(Xs, 1 - ys))
+    assert np.isfinite(model.weights_).all()
+    np.testing.assert_allclose(model.weights_.sum(1), 1)
+    assert model.weights_[-1][:60].min() < 1e-12
+    assert np.isfinite(model.decision_function(X)).all()
+
+
 def test_without_a_source_it_is_adaboost():
     _, (X, y) = domains(n_target=80)
     stump = DecisionTreeClassifier(max_depth=1, random_state=0)
