@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
-_COLOURS = 64
+_COLOURS = 256
 _DPI = 144
 _built: set[str] = set()  # names used so far by the build of one notebook
 
@@ -112,12 +112,14 @@ def _image(figure: Figure) -> bytes:
         drawn,
         format="png",
         dpi=_DPI,
-        facecolor="white",
+        facecolor="none",
         bbox_inches=None,
         metadata={"Software": None},
     )
     with Image.open(drawn) as image:
-        palette = image.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+        # The one way to a palette that keeps what is transparent.
+        method = Image.Quantize.FASTOCTREE
+        palette = image.convert("RGBA").quantize(_COLOURS, method, dither=Image.Dither.NONE)
         palette.save(small, format="PNG", optimize=True)
     return small.getvalue()
 

@@ -1,11 +1,13 @@
 """Figures of the chapters: readable in grey, by the colour-blind, and with the spread of the seeds.
 
 Every line has a colour, a dash pattern and a marker of its own, so that no one of the three has to
-be seen. The colours are those of Okabe and Ito (2008).
+be seen. The colours are those of Okabe and Ito (2008); for their black stands a grey, that of all
+text, which can be read on a white page as on a dark one: the figures have no ground of their own.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
     from tlcourse.experiments import ResultRow
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+INK = "#757575"  # 4.6 to 1 on white, 3.8 to 1 on the site's dark ground
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 3)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -36,12 +39,18 @@ def use_style() -> None:
             "axes.prop_cycle": cycler(color=COLOURS)
             + cycler(linestyle=DASHES)
             + cycler(marker=MARKERS),
+            "axes.edgecolor": INK,
+            "axes.facecolor": "none",
+            "axes.labelcolor": INK,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
             "grid.alpha": 0.3,
+            "grid.color": INK,
+            "hatch.color": INK,
             "figure.figsize": (6.0, 3.4),
             "figure.dpi": 100,
+            "figure.facecolor": "none",
             "figure.constrained_layout.use": True,
             "font.size": 10,
             "image.cmap": "gray",
@@ -51,8 +60,16 @@ def use_style() -> None:
             "savefig.dpi": 100,
             "svg.fonttype": "none",
             "svg.hashsalt": "tlcourse",
+            "text.color": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
         }
     )
+    shell = sys.modules.get("IPython")
+    if shell is not None and shell.get_ipython() is not None:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("retina")  # twice the pixels, shown at the size that was asked for
 
 
 def show_images(
@@ -207,7 +224,7 @@ def plot_result(groups: Mapping[str, Mapping[str, ResultRow]], *, source: str = 
             spread = None if found.n < 2 else found.margin
             axis.errorbar(found.mean, y, xerr=spread, fmt="o", color=COLOURS[0], capsize=3)
             if row.paper is not None:
-                axis.plot(row.paper, y, "D", mfc="none", mec="0.4", markersize=7)
+                axis.plot(row.paper, y, "D", mfc="none", mec=INK, markersize=7)
             names.append(name)
     axis.set_yticks(range(len(names)), names)
     for y in headings:
@@ -217,7 +234,7 @@ def plot_result(groups: Mapping[str, Mapping[str, ResultRow]], *, source: str = 
     axis.set_xlabel(units[0])
     if any(row.paper is not None for row in every):
         label = source or "the source's figure"
-        axis.plot([], [], "D", mfc="none", mec="0.4", markersize=7, linestyle="none", label=label)
+        axis.plot([], [], "D", mfc="none", mec=INK, markersize=7, linestyle="none", label=label)
         figure.legend(loc="outside upper right")
     figure.set_size_inches(6.0, 0.9 + 0.25 * len(names))
     return figure

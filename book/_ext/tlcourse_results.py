@@ -113,6 +113,8 @@ def image(file: Path, alt: str) -> str:
 
 def draw_documents(found: Mapping[str, Standing], file: Path) -> None:
     """Draw a bar for each table: what became of its figures, and of its comparisons."""
+    from tlcourse.plotting import INK
+
     with drawing() as plt:
         figure, axes = plt.subplots(1, 2, figsize=(7.5, 0.9 + 0.27 * len(found)), sharey=True)
         kinds = {
@@ -138,7 +140,7 @@ def draw_documents(found: Mapping[str, Standing], file: Path) -> None:
                     label=label,
                     color=colour,
                     hatch=hatch,
-                    edgecolor="0.3",
+                    edgecolor=INK,
                     linewidth=0.6,
                 )
                 left = [a + b for a, b in zip(left, counts, strict=True)]

@@ -3,6 +3,8 @@
 - `[project.urls] Repository` in pyproject.toml is the one place that holds the repository's
   address. The buttons to the repository, to Binder and to Colab are made from it and stay off
   while it is missing.
+- Figures of the notebooks are drawn with more pixels than they are shown with; the density that is
+  written into the file tells their size on the page.
 - book/results/chapters.json, written by tools/measure_chapters.py, holds what each chapter's run
   took. A chapter shows its record in a line under the title; one without a record shows nothing.
 """
@@ -117,6 +119,19 @@ def merge_records(
     """Every process reads the same file: nothing to merge."""
 
 
+def show_at_size(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Give the figures that a notebook drew the width that they were drawn for."""
+    from PIL import Image
+
+    for node in doctree.findall(nodes.image):
+        file = Path(app.srcdir) / node["uri"]
+        if "jupyter_execute" not in file.parts or file.suffix != ".png" or "width" in node:
+            continue
+        with Image.open(file) as image:
+            inches = image.width / image.info["dpi"][0]
+        node["width"] = f"{round(100 * inches)}px"
+
+
 def drop_repeated_ids(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
@@ -130,6 +145,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", set_up_buttons, priority=400)
     app.connect("env-get-outdated", find_changed)
     app.connect("doctree-read", add_measured_line)
+    app.connect("doctree-resolved", show_at_size)
+    app.config.html_scaled_image_link = False  # type: ignore[attr-defined]
     app.connect("env-merge-info", merge_records)
     app.connect("html-page-context", drop_repeated_ids)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
