@@ -177,7 +177,7 @@ FULL: dict[str, Any] = {
     "sizes": [50, 100, 200, 500, 1_000],
     "sized_labels": 5,
 }
-QUICK = FULL | {"real": False, "labels_per_class": [2, 10], "sizes": [50]}
+QUICK = FULL | {"real": False, "source": 60, "rounds": 3, "components": [2], "folds": 2}
 WAYS = {
     "target": "target alone",
     "source": "source alone",
