@@ -23,6 +23,7 @@ WITH_THE_CHAPTER = {
     "ex-distillation-width",
     "ex-features-position",
     "ex-finetuning-inverted",
+    "ex-instances-opposite",
     "ex-l2t-labels",
     "ex-selective-itself",
     "ex-sobolev-dimensions",

@@ -51,6 +51,8 @@ def test_after_each_round_its_classifier_is_wrong_on_half_of_the_targets_weight(
         assert after[wrong].sum() / after.sum() == pytest.approx(0.5, abs=1e-12)
 
 
+@pytest.mark.equation("eq-tradaboost-error")
+@pytest.mark.equation("eq-tradaboost-weights")
 def test_the_weights_are_those_of_the_paper():
     model, (Xs, ys), (X, y) = fitted(n_estimators=4, n_source=50)
     beta = 1 / (1 + math.sqrt(2 * math.log(50) / 4))
@@ -76,6 +78,7 @@ def test_as_many_source_samples_as_rounds_still_lose_weight():
     assert share[wrong].max() < share[~wrong].min()
 
 
+@pytest.mark.equation("eq-tradaboost-vote")
 @pytest.mark.parametrize("rounds", [7, 8])
 def test_the_vote_is_over_the_second_half_of_the_rounds(rounds):
     model, _, (X, _) = fitted(n_estimators=rounds)
@@ -161,6 +164,25 @@ def test_a_source_that_fills_the_first_rounds_gets_no_vote():
     with pytest.warns(RuntimeWarning, match="No round"):
         model = TrAdaBoost(tree, 10).fit(X, y, source=(Xs, 1 - ys))
     assert (model.predict(X) == y).mean() < 0.5
+
+
+def test_a_source_of_one_class_is_a_source():
+    (Xs, ys), (X, y) = domains(200, 40)
+    ones = (Xs[ys == 1], ys[ys == 1])
+    model = TrAdaBoost(DecisionTreeClassifier(max_depth=3), 10).fit(X, y, source=ones)
+    assert set(model.predict(X)) == {0, 1}
+    assert (model.predict(X) == y).mean() > 0.8
+
+
+@pytest.mark.filterwarnings("ignore:No round of TrAdaBoost:RuntimeWarning")
+def test_weights_that_vanish_are_zero_and_never_nan():
+    (Xs, ys), (X, y) = domains(60, 20)
+    tree = DecisionTreeClassifier(max_depth=2, random_state=0)
+    model = TrAdaBoost(tree, 400).fit(X, y, source=(Xs, 1 - ys))
+    assert np.isfinite(model.weights_).all()
+    np.testing.assert_allclose(model.weights_.sum(1), 1)
+    assert model.weights_[-1][:60].min() < 1e-12
+    assert np.isfinite(model.decision_function(X)).all()
 
 
 def test_without_a_source_it_is_adaboost():

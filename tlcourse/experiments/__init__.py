@@ -29,6 +29,8 @@ from tlcourse.experiments.finetuning.growing import GROWING
 from tlcourse.experiments.finetuning.pixels_cifar10 import PIXELS_CIFAR10
 from tlcourse.experiments.finetuning.probe_cifar10 import PROBE_CIFAR10
 from tlcourse.experiments.finetuning.unfreeze_cifar10 import UNFREEZE_CIFAR10
+from tlcourse.experiments.instances.negative_transfer import NEGATIVE_TRANSFER
+from tlcourse.experiments.instances.tradaboost import TRADABOOST
 from tlcourse.experiments.introduction.scratch_digits import SCRATCH_DIGITS
 from tlcourse.experiments.matching.at import AT_CIFAR10, AT_CIFAR10_NIN, AT_DIGITS
 from tlcourse.experiments.matching.at_transfer import AT_TRANSFER, AT_TRANSFER_MNIST
@@ -70,6 +72,8 @@ EXPERIMENTS = {
         SPOTTUNE_HAR,
         L2T_PAIRS,
         SPOTTUNE_DIGITS,
+        TRADABOOST,
+        NEGATIVE_TRANSFER,
         SCRATCH_DIGITS,
         PIXELS_CIFAR10,
         ADAPT_DIGITS,

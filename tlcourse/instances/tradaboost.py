@@ -79,6 +79,7 @@ class TrAdaBoost(ClassifierMixin, BaseEstimator):
     References
     ----------
     Dai, Yang, Xue and Yu, Boosting for Transfer Learning, 2007, figure 2.
+    In the chapter: ``eq-tradaboost-error``, ``eq-tradaboost-weights`` and ``eq-tradaboost-vote``.
 
     Examples
     --------
