@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from tlcourse.adaptation import (
     DAN,
     DANN,
+    DSN,
     RTN,
     DeepCORAL,
     coral_loss,
@@ -21,11 +23,23 @@ from tlcourse.data import LabelledImages
 from tlcourse.models import SmallResNet
 from tlcourse.training import fit
 
+
+def dsn(backbone, n_classes, target, **settings):
+    """A domain separation network with private encoders like the shared one."""
+    private = SmallResNet(3, width=2).backbone, SmallResNet(3, width=2).backbone
+    width = backbone.n_features
+    decoder = nn.Sequential(nn.Linear(width, 256), nn.Unflatten(1, (1, 16, 16)))
+    settings = {"difference_weight": 1e-3, "steps": 10} | settings
+    return DSN(backbone, n_classes, target, private=private, decoder=decoder, **settings)
+
+
 METHODS = {
     "DAN": DAN,
     "DeepCORAL": DeepCORAL,
     "DANN": lambda *given, **settings: DANN(*given, steps=10, **settings),
     "RTN": lambda *given, **settings: RTN(*given, **settings),
+    "DSN": dsn,
+    "DSN-MMD": lambda *given, **settings: dsn(*given, similarity="mmd", **settings),
 }
 each = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 
@@ -46,7 +60,8 @@ def made(make, seed=0, **settings):
 
 @each
 def test_with_weight_0_it_is_the_sources_cross_entropy(make):
-    model = made(make, weight=0.0, **({"entropy_weight": 0.0} if make is METHODS["RTN"] else {}))
+    others = {RTN: ["entropy_weight"], DSN: ["reconstruction_weight", "difference_weight"]}
+    model = made(make, weight=0.0, **dict.fromkeys(others.get(type(made(make)), []), 0.0))
     batch = SOURCE[:8]
     torch.manual_seed(3)
     (_, logits), _ = model.outputs(batch[0])
@@ -69,7 +84,7 @@ def test_the_loss_is_the_sources_cross_entropy_and_the_weighed_alignment(weight)
 @each
 def test_every_parameter_learns_and_the_gradients_are_finite(make):
     model = made(make)
-    if isinstance(model, DANN):
+    if isinstance(model, DANN | DSN):
         model.step += 5  # at the first step nothing is reversed yet
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     for _ in range(2):  # the residual's first layer waits for its last, which begins at 0

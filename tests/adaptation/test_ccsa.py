@@ -3,7 +3,9 @@ import math
 import pytest
 import torch
 
-from tlcourse.adaptation import ccsa_loss
+from tlcourse.adaptation import CCSA, ccsa_loss
+from tlcourse.data import LabelledImages
+from tlcourse.training import fit
 
 
 def draw(*shape, seed=0):
@@ -80,3 +82,67 @@ def test_the_gradient_is_that_of_the_formula():
 def test_bad_input_is_named(call, error, said):
     with pytest.raises(error, match=said):
         call()
+
+
+def backbone():
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    net.n_features = 3
+    return net
+
+
+def labelled(n, n_classes=3, shift=0.0):
+    labels = torch.arange(n) % n_classes
+    images = (labels.view(-1, 1, 1, 1) / 4 + torch.rand(n, 1, 2, 2) / 4 + shift).clamp(0, 1)
+    return LabelledImages(images, labels, tuple("abcdef"[:n_classes]), "few")
+
+
+def test_the_model_weighs_cross_entropy_and_alignment():
+    few, source = labelled(3), labelled(8)
+    model = CCSA(backbone(), 3, few, alpha=0.3, margin=2.0)
+    torch.manual_seed(1)
+    loss = model.loss(source[:])
+    torch.manual_seed(1)
+    x_, y_ = few[torch.randint(3, (8,))]
+    x, y = source[:]
+    z, z_ = model.backbone(x), model.backbone(x_)
+    by_hand = 0.7 * torch.nn.functional.cross_entropy(model.head(z), y)
+    by_hand = by_hand + 0.3 * ccsa_loss(z, y, z_, y_, margin=2.0)
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-6)
+
+
+def test_the_model_learns_and_its_target_labels_count():
+    source = labelled(30)
+    ends = []
+    for labels in ([0, 1, 2], [1, 2, 0]):
+        few = labelled(3, shift=0.25)
+        few = LabelledImages(few.images, torch.tensor(labels), few.classes, "few")
+        torch.manual_seed(0)
+        model = CCSA(backbone(), 3, few, alpha=0.5)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        fit(model, CCSA.loss, source, optimizer=optimizer, epochs=20, batch_size=10)
+        ends.append((model.cpu(), few))
+    assert not torch.equal(ends[0][0].head.weight, ends[1][0].head.weight)
+    right, few = ends[0]
+    apart = torch.cdist(right.backbone(few.images), right.backbone(source.images[:3]))
+    assert apart.diagonal().mean() < apart[~torch.eye(3, dtype=torch.bool)].mean()
+
+
+def test_a_target_that_is_the_source_gives_finite_gradients():
+    source = labelled(3)
+    model = CCSA(backbone(), 3, source)
+    model.loss(source[:]).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("target", "settings", "error", "said"),
+    [
+        (torch.rand(4, 1, 2, 2), {}, TypeError, "pairs samples by their labels.*there are DAN"),
+        (labelled(4, 2), {}, ValueError, "target has 2 classes, the model 3"),
+        (labelled(3), {"alpha": 1.5}, ValueError, "alpha"),
+        (labelled(3), {"margin": 0.0}, ValueError, "margin"),
+    ],
+)
+def test_what_the_model_refuses(target, settings, error, said):
+    with pytest.raises(error, match=said):
+        CCSA(backbone(), 3, target, **settings)

@@ -20,7 +20,7 @@ from tlcourse.experiments import Result, ResultRow, get, load_result
 
 RECORDED = page.recorded()
 # Figures of a source that stand in none of the documents: more rows of the paper's own.
-NOT_QUOTED = {"kd-mnist-jitter"}
+NOT_QUOTED = {"kd-mnist-jitter", "ccsa-replayed"}
 
 
 def result(**rows):

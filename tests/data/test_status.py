@@ -29,10 +29,10 @@ def test_a_fresh_machine(alone, torch_home):
     found = rows()
     embedded = ["digits", "glyphs", "surfaces", "scenes", "imu"]
     packaged = ["mnist5k", "basic_motions"]
-    real = ["mnist", "cifar10", "dsa", "hapt", "uci_har"]
+    real = ["mnist", "cifar10", "dsa", "hapt", "uci_har", "usps"]
     assert list(found) == [*embedded, *packaged, *real, "efficientnet_lite0", "imagenet"]
     assert [row.kind for row in found.values()] == [
-        *(["embedded"] * 5 + ["package"] * 2 + ["real"] * 5 + ["weights"] * 2)
+        *(["embedded"] * 5 + ["package"] * 2 + ["real"] * 6 + ["weights"] * 2)
     ]
     assert all(found[name].state == "ready" for name in embedded)
     assert all(found[name].state == "missing" for name in (*real, "imagenet"))
@@ -51,6 +51,7 @@ def test_a_fresh_machine(alone, torch_home):
         ("dsa", r"fetched by hand, .* 170 MB\) from https://archive\S+/256 and unpack it into dsa"),
         ("hapt", r"fetched by hand, .* 80 MB\) from https://archive\S+/341"),
         ("uci_har", r"fetched by hand, .* 61 MB\) from https://archive\S+/240"),
+        ("usps", r"put there by hand: .*samotiian/CCSA .*ccsa/ccsa-digits\.npz under a folder"),
     ],
 )
 def test_what_is_fetched_by_hand_says_how(alone, name, text):

@@ -147,8 +147,7 @@ class DANN(Aligned):
         check_int("steps", steps, low=1)
         check_int("hidden", hidden, low=1)
         self.steps = steps
-        n_features = self.head.in_features
-        self.domain = nn.Sequential(nn.Linear(n_features, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        self.domain = domain_classifier(self.head.in_features, hidden)
         self.step: Tensor
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # kept in checkpoints
 
@@ -157,8 +156,23 @@ class DANN(Aligned):
         # As `reversal_schedule`, on the model's device: nothing waits for a count.
         strength = (5 * (self.step / self.steps).clamp_max(1)).tanh()
         self.step += self.training
-        features = reverse_gradient(torch.cat([source[0], target[0]]), strength)  # (2 N, D)
-        domains = torch.ones(len(features), device=features.device)
-        domains[len(source[0]) :] = 0
-        logits = widened(self.domain(features).squeeze(1))
-        return F.binary_cross_entropy_with_logits(logits, domains.to(logits))
+        return domain_loss(self.domain, source[0], target[0], strength)
+
+
+def domain_loss(
+    domain: nn.Module, source: Tensor, target: Tensor, strength: float | Tensor
+) -> Tensor:
+    """Return the cross-entropy of a domain classifier, whose gradient comes back reversed.
+
+    ``domain`` turns features (N, D) into logits (N, 1), high for the source.
+    """
+    features = reverse_gradient(torch.cat([source, target]), strength)  # (2 N, D)
+    domains = torch.ones(len(features), device=features.device)
+    domains[len(source) :] = 0
+    logits = widened(domain(features).squeeze(1))
+    return F.binary_cross_entropy_with_logits(logits, domains.to(logits))
+
+
+def domain_classifier(n_features: int, hidden: int) -> nn.Sequential:
+    """Return a network of two layers, features (N, D) -> logits (N, 1)."""
+    return nn.Sequential(nn.Linear(n_features, hidden), nn.ReLU(), nn.Linear(hidden, 1))

@@ -81,6 +81,10 @@ class Aligned(Classifier):
 
     def outputs(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return features and logits of a source batch, and of as many target images."""
+        return self.outputs_of(x, self.draw(x))
+
+    def draw(self, x: Tensor) -> Tensor:
+        """Return as many target images as there are source images, drawn with replacement."""
         at = torch.randint(len(self.target), (len(x),))
         target_x = self.target[at].to(x)
         if target_x.shape[1:] != x.shape[1:]:
@@ -88,6 +92,12 @@ class Aligned(Classifier):
                 f"Source and target images must have one shape, got {shape_of(x[0])} and "
                 f"{shape_of(target_x[0])}. Resize one of them."
             )
+        return target_x
+
+    def outputs_of(
+        self, x: Tensor, target_x: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return features and logits of a source and a target batch, which go through at once."""
         features = self.backbone(torch.cat([x, target_x]))  # (2 N, D)
         logits = self.head(features)  # (2 N, K)
         n = len(x)

@@ -6,10 +6,14 @@ pushed apart, up to a margin (Motiian et al., 2017).
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from tlcourse._checks import check_choice, check_finite, check_number, check_targets
+from tlcourse._checks import check_choice, check_finite, check_number, check_targets, widened
 from tlcourse.adaptation._parts import check_features
+from tlcourse.data import LabelledImages, Windows
+from tlcourse.models import Classifier
 
 MODES = ("paper", "code")
 
@@ -97,3 +101,90 @@ def ccsa_loss(
         loss = together.sum() / (2 * n_same) + separate.sum() / (2 * n_other)
     check_finite(loss, unseen=[source, target], source=source, target=target)
     return loss
+
+
+class CCSA(Classifier):
+    r"""Learn the source's labels, and align both domains class by class.
+
+    .. math:: \mathcal{L} = (1 - \alpha)\, \mathcal{L}_{ce}(y, h(\phi(x)))
+              + \alpha\, \mathcal{L}_{csa}\big(\phi(x), y, \phi(x'), y'\big)
+
+    where
+
+    - :math:`x, y`: a batch of N source samples;
+    - :math:`x', y'`: as many of the few labelled target samples, drawn anew for every batch;
+    - :math:`\mathcal{L}_{csa}`: :func:`ccsa_loss` over all N x N pairs, in the form of the paper,
+      where the pairs of one class and the others count alike, however many there are of each.
+
+    Unlike the methods without labels, it cannot align the wrong classes. The cross-entropy is of
+    the source alone, as in the paper; the authors' program gives every batch twice with the domains
+    exchanged, and so learns the target's labels by cross-entropy, too.
+
+    Parameters
+    ----------
+    backbone, n_classes
+        As of :class:`~tlcourse.models.Classifier`.
+    target
+        The labelled target samples, with the same classes.
+    alpha
+        From 0 to 1.
+    margin
+        As of :func:`ccsa_loss`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a setting is wrong, or the target has no labels or more classes.
+
+    References
+    ----------
+    Motiian et al. (2017), section 3; ``alpha`` is that of the authors' program.
+
+    Examples
+    --------
+    >>> from tlcourse.data import digits, few_per_class
+    >>> from tlcourse.models import SmallResNet
+    >>> train, _ = digits()
+    >>> few = few_per_class(train, 1, seed=0)
+    >>> model = CCSA(SmallResNet(10, width=2).backbone, 10, few)
+    >>> model.loss(train[:8]).shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        n_classes: int,
+        target: LabelledImages | Windows,
+        *,
+        alpha: float = 0.25,
+        margin: float = 1.0,
+    ) -> None:
+        super().__init__(backbone, n_classes)
+        if not isinstance(target, LabelledImages | Windows):
+            raise TypeError(
+                "target must be a LabelledImages or Windows: CCSA pairs samples by their labels; "
+                f"got {type(target).__name__}. Without labels of the target there are DAN, DANN, "
+                "DeepCORAL, RTN and DSN."
+            )
+        if target.n_classes != n_classes:
+            raise ValueError(
+                f"target has {target.n_classes} classes, the model {n_classes}; pairs need the "
+                "same classes in both domains."
+            )
+        check_number("alpha", alpha, low=0, high=1)
+        check_number("margin", margin, above=0)
+        self.target, self.alpha, self.margin = target, alpha, margin
+
+    def loss(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """Return the loss of a source batch and as many target samples, drawn by torch's generator.
+
+        It is an objective for :func:`tlcourse.training.fit`.
+        """
+        x, y = batch
+        at = torch.randint(len(self.target), (len(x),))
+        x_, y_ = (t.to(x.device) for t in self.target[at])
+        features = self.backbone(torch.cat([x, x_]))  # (2 N, D)
+        source, target = features[: len(x)], features[len(x) :]
+        loss = (1 - self.alpha) * F.cross_entropy(widened(self.head(source)), y)
+        return loss + self.alpha * ccsa_loss(source, y, target, y_, margin=self.margin)

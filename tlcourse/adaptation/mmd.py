@@ -264,22 +264,29 @@ def _least_quadratic(Q: Tensor, d: Tensor) -> Tensor:
 
 def _means(x: Tensor, y: Tensor, widths: Tensor, beta: Tensor, *, off_diagonal: bool) -> Tensor:
     n, m = len(x), len(y)
-    within_x, within_y = (_sum_of_kernels(_squared_distances(z, z), widths, beta) for z in (x, y))
-    across = _sum_of_kernels(_squared_distances(x, y), widths, beta).mean()
-    if not off_diagonal:
-        return within_x.mean() + within_y.mean() - 2 * across
-    # A sample's kernel with itself is the sum of the weights, whatever rounding says.
-    x_mean = (within_x.sum() - within_x.diagonal().sum()) / (n * (n - 1))
-    y_mean = (within_y.sum() - within_y.diagonal().sum()) / (m * (m - 1))
-    return x_mean + y_mean - 2 * across
+    rates = (-1 / widths).unbind()
+    across = _sum_of_kernels(_squared_distances(x, y), rates, beta, off_diagonal=False)
+    within_x, within_y = (
+        _sum_of_kernels(_squared_distances(z, z), rates, beta, off_diagonal=off_diagonal)
+        for z in (x, y)
+    )
+    own = int(off_diagonal)
+    return within_x / (n * (n - own)) + within_y / (m * (m - own)) - 2 * across / (n * m)
 
 
-def _sum_of_kernels(distances: Tensor, widths: Tensor, beta: Tensor) -> Tensor:
-    """Return the weighted sum of kernels of (n, m) squared distances, one kernel at a time."""
-    total = torch.zeros_like(distances)
-    for width, weight in zip(widths, beta, strict=True):
-        total = total + weight * torch.exp(-distances / width)
-    return total
+def _sum_of_kernels(
+    distances: Tensor, rates: Sequence[Tensor], beta: Tensor, *, off_diagonal: bool
+) -> Tensor:
+    """Return the weighted sum of all kernels of (n, m) squared distances, a scalar.
+
+    One kernel is held at a time, and its exponential taken in place. A sample's kernel with itself
+    is left out as it came, whatever rounding says.
+    """
+    sums = []
+    for rate in rates:  # -1 / w
+        kernel = (distances * rate).exp_()
+        sums.append(kernel.sum() - kernel.trace() if off_diagonal else kernel.sum())
+    return torch.stack(sums) @ beta
 
 
 def _linear_terms(x: Tensor, y: Tensor, widths: Tensor) -> Tensor:
@@ -305,9 +312,11 @@ def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
     difference nothing but rounding.
     """
     centre = x.detach().mean(0)
-    x, y = x - centre, y - centre
-    squares = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * product(x, y.T)
-    return squares.clamp_min(0)
+    same = x is y
+    x = x - centre
+    y = x if same else y - centre
+    squares = x.square().sum(1)[:, None] + y.square().sum(1)
+    return (squares - product(2 * x, y.T)).clamp_min(0)
 
 
 def _check_bandwidths(bandwidths: Iterable[float | Tensor], x: Tensor) -> Tensor:

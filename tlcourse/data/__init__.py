@@ -3,7 +3,8 @@
 Embedded, on every machine: :func:`digits` (handwritten, the target), :func:`glyphs` (printed, the
 source), :func:`surfaces` (pieces of photographs) and :func:`scenes` (several tasks on one image).
 Inside a package: :func:`mnist5k`. Found on this machine or downloaded: :func:`mnist` and
-:func:`cifar10`. A reader's own: :func:`image_folder`. Nothing is fetched, and no large library
+:func:`cifar10`. Put there by hand: :func:`usps`. Another look for digits: :func:`on_photographs`. A
+reader's own: :func:`image_folder`. Nothing is fetched, and no large library
 loaded, at import.
 
 Of motion sensors: :func:`imu` (simulated, embedded), :func:`basic_motions` (inside a package), and
@@ -25,8 +26,10 @@ from tlcourse.data.mnist5k import mnist5k
 from tlcourse.data.scenes import Scenes, scenes
 from tlcourse.data.status import DataRow, fetch, status
 from tlcourse.data.surfaces import surfaces
+from tlcourse.data.textures import on_photographs
 from tlcourse.data.tiles import shuffle_tiles
 from tlcourse.data.uci_har import uci_har
+from tlcourse.data.usps import ccsa_split, usps
 from tlcourse.data.windows import Windows, standardise
 
 __all__ = [
@@ -35,6 +38,7 @@ __all__ = [
     "Scenes",
     "Windows",
     "basic_motions",
+    "ccsa_split",
     "cifar10",
     "digits",
     "dsa",
@@ -47,6 +51,7 @@ __all__ = [
     "load_image",
     "mnist",
     "mnist5k",
+    "on_photographs",
     "random_crop_flip",
     "random_shift",
     "scenes",
@@ -55,4 +60,5 @@ __all__ = [
     "status",
     "surfaces",
     "uci_har",
+    "usps",
 ]

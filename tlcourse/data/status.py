@@ -22,7 +22,7 @@ EMBEDDED = {
     "imu": ("simulated", "as many as asked for"),
 }
 PACKAGED = ("mnist5k", "basic_motions")
-REAL = ("mnist", "cifar10", "dsa", "hapt", "uci_har")
+REAL = ("mnist", "cifar10", "dsa", "hapt", "uci_har", "usps")
 
 
 class DataRow(NamedTuple):

@@ -7,6 +7,13 @@ from tlcourse.experiments._engine.experiment import Experiment, Row
 from tlcourse.experiments._engine.merge import merge
 from tlcourse.experiments._engine.results import Result, ResultRow, load_result, results_dir
 from tlcourse.experiments._engine.runner import run
+from tlcourse.experiments.adaptation.adapt import (
+    ADAPT_DIGITS,
+    ADAPT_GLYPHS_DIGITS,
+    ADAPT_MNIST,
+    ADAPT_SENSORS,
+)
+from tlcourse.experiments.adaptation.ccsa_replayed import CCSA_REPLAYED
 from tlcourse.experiments.adaptive.l2t_pairs import L2T_PAIRS
 from tlcourse.experiments.adaptive.spottune import SPOTTUNE_HAR, SPOTTUNE_IMU
 from tlcourse.experiments.adaptive.spottune_digits import SPOTTUNE_DIGITS
@@ -63,6 +70,11 @@ EXPERIMENTS = {
         SPOTTUNE_DIGITS,
         SCRATCH_DIGITS,
         PIXELS_CIFAR10,
+        ADAPT_DIGITS,
+        ADAPT_GLYPHS_DIGITS,
+        ADAPT_MNIST,
+        ADAPT_SENSORS,
+        CCSA_REPLAYED,
     )
 }
 

@@ -1,0 +1,1 @@
+"""Experiments on domain adaptation; chapter `adaptive/domain-adaptation`."""
