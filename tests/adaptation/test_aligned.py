@@ -214,6 +214,18 @@ def test_dann_begins_without_a_reversal_and_counts_its_steps():
     torch.testing.assert_close(last, -slope[:8], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.equation("eq-rtn-residual")
+def test_the_sources_logits_are_the_targets_and_a_function_of_these():
+    model = made(RTN)
+    first, _, last = model.residual
+    torch.nn.init.normal_(last.weight)
+    z = torch.randn(4, 3)
+    change = F.linear(F.linear(z, first.weight, first.bias).relu(), last.weight, last.bias)
+    torch.testing.assert_close(model.source_logits(z), z + change)
+    assert change.abs().max() > 0.01
+
+
+@pytest.mark.equation("eq-rtn")
 def test_rtn_begins_with_one_classifier_and_aligns_the_product():
     model = made(RTN).eval()
     torch.manual_seed(3)

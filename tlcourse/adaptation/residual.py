@@ -167,7 +167,8 @@ class RTN(Aligned):
 
     References
     ----------
-    Long et al. (2016), equation 8; both weights are 0.3 there.
+    Long et al. (2016), equation 8; both weights are 0.3 there. In the chapter:
+    ``eq-rtn-residual``, ``eq-rtn``.
 
     Examples
     --------

@@ -1,0 +1,134 @@
+"""What the chapters say of the recorded adaptations, held to their results."""
+
+from __future__ import annotations
+
+import pytest
+
+from tlcourse.experiments import load_result
+
+ALIGNED = ("coral", "dan", "dann")
+
+
+@pytest.fixture(scope="module")
+def three():
+    return load_result("adapt-digits")
+
+
+@pytest.fixture(scope="module")
+def printed():
+    return load_result("adapt-glyphs-digits")
+
+
+@pytest.mark.claim("claim-adapt-statistics")
+def test_claim_new_statistics_lift_the_sources_network_over_six_pairs(claim, three):
+    claim.better(three, "batchnorm-mean", "source-mean")
+
+
+@pytest.mark.claim("claim-adapt-statistics-print")
+def test_claim_from_print_new_statistics_help_on_average(claim, printed):
+    claim.on_average(printed, "batchnorm", "source")
+
+
+@pytest.mark.claim("claim-adapt-gain")
+def test_claim_dan_and_coral_are_above_the_source_alone(claim, three, printed):
+    for way in ("coral", "dan"):
+        claim.better(three, f"{way}-mean", "source-mean")
+        claim.better(printed, way, "source")
+    claim.better(three, "dan-mean", "batchnorm-mean")
+    claim.better(printed, "dan", "batchnorm")
+
+
+@pytest.mark.claim("claim-adapt-dann")
+def test_claim_dann_gains_over_six_pairs_and_harms_in_two(claim, three, printed):
+    claim.better(three, "dann-mean", "source-mean")
+    claim.better(three, "batchnorm-mean", "dann-mean")
+    claim.better(printed, "source", "dann")
+    claim.better(three, "source-digits-usps", "dann-digits-usps")
+
+
+@pytest.mark.claim("claim-adapt-both")
+def test_claim_from_print_both_domains_unaligned_are_behind_the_source_alone(claim, printed):
+    claim.better(printed, "source", "both")
+
+
+@pytest.mark.claim("claim-adapt-from-both")
+def test_claim_against_both_unaligned_every_alignment_gains(claim, three, printed):
+    for way in ALIGNED:
+        claim.better(three, f"{way}-mean", "both-mean")
+        claim.better(printed, way, "both")
+
+
+@pytest.mark.claim("claim-adapt-gap")
+def test_claim_the_targets_labels_are_better_than_any_adaptation(claim, three, printed):
+    for way in ("batchnorm", *ALIGNED):
+        claim.better(three, "target-mean", f"{way}-mean")
+        claim.better(printed, "target", way)
+
+
+@pytest.mark.claim("claim-adapt-svm")
+def test_claim_an_svm_on_the_sources_pixels_is_behind_new_statistics(claim, three, printed):
+    claim.better(three, "batchnorm-mean", "svm-mean")
+    claim.better(printed, "batchnorm", "svm")
+
+
+@pytest.mark.claim("claim-adapt-price")
+def test_claim_held_out_source_images_choose_worse_weights(claim, printed):
+    for way in ALIGNED:
+        claim.better(printed, f"{way}-best", f"{way}-held")
+
+
+@pytest.mark.claim("claim-adapt-price-told")
+def test_claim_predictions_on_the_target_choose_as_well_as_its_labels(claim, printed):
+    for way in ("coral", "dan"):
+        claim.no_difference(printed, f"{way}-told", f"{way}-best", within=0.5)
+
+
+@pytest.mark.claim("claim-adapt-skewed")
+def test_claim_with_rare_classes_dan_falls_behind_new_statistics(claim, three):
+    claim.better(three, "dan-mnist-usps", "batchnorm-mnist-usps")
+    claim.better(three, "batchnorm-skewed", "dan-skewed")
+
+
+@pytest.mark.claim("claim-adapt-skewed-statistics")
+def test_claim_rare_classes_cost_new_statistics_less_than_two_points(claim, three):
+    claim.better(three, "batchnorm-mnist-usps", "batchnorm-skewed")
+    claim.no_difference(three, "batchnorm-mnist-usps", "batchnorm-skewed", within=2)
+
+
+@pytest.mark.claim("claim-separation-digits")
+def test_claim_rtn_and_dsn_are_between_the_source_alone_and_new_statistics(claim, three):
+    for way in ("rtn", "dsn"):
+        claim.better(three, f"{way}-mean", "source-mean")
+        claim.better(three, "batchnorm-mean", f"{way}-mean")
+
+
+@pytest.mark.claim("claim-separation-dan")
+def test_claim_dan_is_ahead_of_rtn_and_dsn(claim, three):
+    for way in ("rtn", "dsn"):
+        claim.better(three, "dan-mean", f"{way}-mean")
+
+
+@pytest.mark.claim("claim-separation-both")
+def test_claim_rtn_and_dsn_gain_on_both_unaligned(claim, three):
+    for way in ("rtn", "dsn"):
+        claim.better(three, f"{way}-mean", "both-mean")
+
+
+@pytest.mark.claim("claim-separation-print")
+def test_claim_from_print_dsn_is_behind_the_source_alone(claim, printed):
+    claim.better(printed, "source", "dsn")
+
+
+@pytest.mark.claim("claim-separation-print-dann")
+def test_claim_from_print_so_is_dann(claim, printed):
+    claim.better(printed, "source", "dann")
+
+
+@pytest.mark.claim("claim-separation-rare")
+def test_claim_rtn_reads_rare_digits_worse_than_where_they_are_not_rare(claim, three):
+    claim.better(three, "rtn-even-rare", "rtn-skewed-rare")
+
+
+@pytest.mark.claim("claim-separation-weights")
+def test_claim_the_worst_weights_put_rtn_behind_the_source_alone(claim, printed):
+    claim.better(printed, "source", "rtn-worst")
