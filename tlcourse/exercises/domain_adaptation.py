@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -116,8 +117,8 @@ q3 = function(
 def _judge_by_number(answer: Any) -> str | None:
     if said := not_a_function(answer):
         return said
-    found = dict(answer([4, 256]))
-    if set(found) != {4, 256}:
+    found = answer([4, 256])
+    if not isinstance(found, Mapping) or set(found) != {4, 256}:
         return "return a dictionary with one accuracy for each number of images."
     if any(not 0 <= float(part) <= 100 for part in found.values()):
         return f"per cent lie between 0 and 100; got {list(found.values())}."
