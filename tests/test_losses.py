@@ -28,8 +28,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import tlcourse
 from tlcourse._modes import evaluating
 from tlcourse.adaptation import (
+    CCSA,
     DAN,
     DANN,
+    DSN,
     RTN,
     DeepCORAL,
     ccsa_loss,
@@ -255,6 +257,24 @@ def of_aligned(make: Callable[..., nn.Module], **settings: object) -> Call:
     return Call(lambda *batch: model.loss(batch), tensors, (), ("x", "y"), [model], draws=True)
 
 
+def of_separation(**settings: object) -> Call:
+    torch.manual_seed(0)
+    decoder = nn.Sequential(nn.Linear(8, D), nn.Unflatten(1, (1, 2, 3)))
+    private = (Network(1).backbone, Network(2).backbone)
+    given = {"private": private, "decoder": decoder, "steps": 4} | settings
+    call = of_aligned(partial(DSN, **given))
+    call.students[0].step += 1
+    return call
+
+
+def of_few_labels() -> Call:
+    torch.manual_seed(0)
+    few = LabelledImages(IMAGES.images[:3], torch.arange(3), tuple("abc"), "few")
+    model = CCSA(Network(0).backbone, K, few)
+    tensors = {"x": numbers(N, 1, 2, 3), "y": LABELS}
+    return Call(lambda *batch: model.loss(batch), tensors, (), ("x", "y"), [model], draws=True)
+
+
 def small_lstm() -> nn.Module:
     return LSTMClassifier(4, n_channels=2, n_steps=5, width=4, n_layers=2)
 
@@ -301,6 +321,8 @@ CALLS: dict[str, list[Callable[[], Call]]] = {
     "DANN": [partial(of_aligned, DANN, steps=4)],
     "DeepCORAL": [partial(of_aligned, DeepCORAL)],
     "RTN": [partial(of_aligned, RTN)],
+    "DSN": [of_separation, partial(of_separation, similarity="mmd")],
+    "CCSA": [of_few_labels],
     "coral_loss": [partial(of_domains, coral_loss)],
     "difference_loss": [partial(of_domains, difference_loss)],
     "entropy_loss": [lambda: Call(entropy_loss, {"logits": numbers(N, K)}, ("logits",))],
@@ -579,7 +601,7 @@ def test_vmap_runs_over_several_at_once(make):
 
 # fit reads their sum; at a weight of 0, recorded answers are not looked at.
 UNCHECKED = {"dense_losses", "JointFineTuning", "SpotTune", "LearningWithoutForgetting-1"}
-UNCHECKED |= {"-DAN-", "-DANN-", "-DeepCORAL-", "-RTN-"}
+UNCHECKED |= {"-DAN-", "-DANN-", "-DeepCORAL-", "-RTN-", "-DSN-", "-CCSA-"}
 
 
 @each_loss

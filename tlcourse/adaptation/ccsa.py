@@ -174,7 +174,8 @@ class CCSA(Classifier):
             )
         check_number("alpha", alpha, low=0, high=1)
         check_number("margin", margin, above=0)
-        self.target, self.alpha, self.margin = target, alpha, margin
+        self.target, self.target_labels = target.tensors
+        self.alpha, self.margin = alpha, margin
 
     def loss(self, batch: tuple[Tensor, ...]) -> Tensor:
         """Return the loss of a source batch and as many target samples, drawn by torch's generator.
@@ -183,7 +184,7 @@ class CCSA(Classifier):
         """
         x, y = batch
         at = torch.randint(len(self.target), (len(x),))
-        x_, y_ = (t.to(x.device) for t in self.target[at])
+        x_, y_ = self.target[at].to(x), self.target_labels[at].to(y)
         features = self.backbone(torch.cat([x, x_]))  # (2 N, D)
         source, target = features[: len(x)], features[len(x) :]
         loss = (1 - self.alpha) * F.cross_entropy(widened(self.head(source)), y)

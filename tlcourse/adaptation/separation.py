@@ -277,7 +277,7 @@ class DSN(Aligned):
             (x, source[0], self.private_source),
             (x_, target[0], self.private_target),
         ):
-            own = private(images)  # (N, D)
+            own = private(images.clone())  # (N, D); it may work in place
             if own.shape != shared.shape:
                 raise ValueError(
                     f"private encoders must return codes like the backbone's, "
