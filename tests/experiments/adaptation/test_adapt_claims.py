@@ -19,6 +19,11 @@ def printed():
     return load_result("adapt-glyphs-digits")
 
 
+@pytest.fixture(scope="module")
+def photographs():
+    return load_result("adapt-mnist")
+
+
 @pytest.mark.claim("claim-adapt-statistics")
 def test_claim_new_statistics_lift_the_sources_network_over_six_pairs(claim, three):
     claim.better(three, "batchnorm-mean", "source-mean")
@@ -36,6 +41,15 @@ def test_claim_dan_and_coral_are_above_the_source_alone(claim, three, printed):
         claim.better(printed, way, "source")
     claim.better(three, "dan-mean", "batchnorm-mean")
     claim.better(printed, "dan", "batchnorm")
+
+
+@pytest.mark.claim("claim-adapt-photographs")
+def test_claim_on_photographs_coral_is_above_new_statistics_and_dan_above_the_source(
+    claim, photographs
+):
+    claim.better(photographs, "coral", "source")
+    claim.better(photographs, "coral", "batchnorm")
+    claim.better(photographs, "dan", "source")
 
 
 @pytest.mark.claim("claim-adapt-dann")
@@ -59,10 +73,13 @@ def test_claim_against_both_unaligned_every_alignment_gains(claim, three, printe
 
 
 @pytest.mark.claim("claim-adapt-gap")
-def test_claim_the_targets_labels_are_better_than_any_adaptation(claim, three, printed):
+def test_claim_the_targets_labels_are_better_than_any_adaptation(
+    claim, three, printed, photographs
+):
     for way in ("batchnorm", *ALIGNED):
         claim.better(three, "target-mean", f"{way}-mean")
         claim.better(printed, "target", way)
+        claim.better(photographs, "target", way)
 
 
 @pytest.mark.claim("claim-adapt-svm")
@@ -81,6 +98,14 @@ def test_claim_held_out_source_images_choose_worse_weights(claim, printed):
 def test_claim_predictions_on_the_target_choose_as_well_as_its_labels(claim, printed):
     for way in ("coral", "dan"):
         claim.no_difference(printed, f"{way}-told", f"{way}-best", within=0.5)
+
+
+@pytest.mark.claim("claim-adapt-price-photographs")
+def test_claim_on_photographs_predictions_on_the_target_choose_worse_than_labels(
+    claim, photographs
+):
+    for way in ("coral", "dan"):
+        claim.better(photographs, f"{way}-best", f"{way}-told")
 
 
 @pytest.mark.claim("claim-adapt-skewed")
@@ -132,3 +157,18 @@ def test_claim_rtn_reads_rare_digits_worse_than_where_they_are_not_rare(claim, t
 @pytest.mark.claim("claim-separation-weights")
 def test_claim_the_worst_weights_put_rtn_behind_the_source_alone(claim, printed):
     claim.better(printed, "source", "rtn-worst")
+
+
+@pytest.mark.claim("claim-separation-photographs")
+def test_claim_on_photographs_dsn_is_above_new_statistics(claim, photographs):
+    claim.better(photographs, "dsn", "batchnorm")
+
+
+@pytest.mark.claim("claim-separation-photographs-dann")
+def test_claim_on_photographs_dsn_and_dann_differ_by_less_than_four_points(claim, photographs):
+    claim.no_difference(photographs, "dsn", "dann", within=4)
+
+
+@pytest.mark.claim("claim-separation-rtn-photographs")
+def test_claim_on_photographs_rtn_is_behind_new_statistics(claim, photographs):
+    claim.better(photographs, "batchnorm", "rtn")
