@@ -25,18 +25,16 @@ q1 = function(
     _error,
     _images,
     {
-        "the second term is added: a common offset costs twice.": lambda made, image: (
-            _error(made, image, sign=1)
+        "the second term is added: a common offset costs twice.": lambda made, image: _error(
+            made, image, sign=1
         ),
-        "this is the mean square alone; a common offset still costs.": lambda made, image: (
-            _error(made, image, sign=0)
+        "this is the mean square alone; a common offset still costs.": lambda made, image: _error(
+            made, image, sign=0
         ),
-        "this is the second term alone.": lambda made, image: (
-            _error(made, image, sign=1, first=0)
-        ),
+        "this is the second term alone.": lambda made, image: _error(made, image, sign=1, first=0),
         "this takes one mean over all images. Each image has its own.": lambda made, image: (
-            (made - image).var(correction=0)
-        ),
+            made - image
+        ).var(correction=0),
         "this divides by k - 1; the equation divides by k.": lambda made, image: (
             (made - image).var(1).mean()
         ),
@@ -69,9 +67,7 @@ q2 = function(
         "these are the inner products alone. The squared lengths are missing.": lambda a, b: (
             (a @ a.T) * (b @ b.T)
         ),
-        "the inner products count twice.": lambda a, b: (
-            _distances(a, b) + (a @ a.T) * (b @ b.T)
-        ),
+        "the inner products count twice.": lambda a, b: _distances(a, b) + (a @ a.T) * (b @ b.T),
     },
 )
 

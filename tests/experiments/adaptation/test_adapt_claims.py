@@ -83,9 +83,12 @@ def test_claim_the_targets_labels_are_better_than_any_adaptation(
 
 
 @pytest.mark.claim("claim-adapt-svm")
-def test_claim_an_svm_on_the_sources_pixels_is_behind_new_statistics(claim, three, printed):
+def test_claim_an_svm_on_the_sources_pixels_is_behind_new_statistics(
+    claim, three, printed, photographs
+):
     claim.better(three, "batchnorm-mean", "svm-mean")
     claim.better(printed, "batchnorm", "svm")
+    claim.better(photographs, "batchnorm", "svm")
 
 
 @pytest.mark.claim("claim-adapt-price")
