@@ -91,6 +91,35 @@ def test_claim_an_svm_on_the_sources_pixels_is_behind_new_statistics(
     claim.better(photographs, "batchnorm", "svm")
 
 
+@pytest.fixture(scope="module")
+def sensors():
+    return load_result("adapt-sensors")
+
+
+@pytest.mark.claim("claim-adapt-persons")
+def test_claim_other_people_leave_nothing_to_gain(claim, sensors):
+    for way in ("batchnorm", *ALIGNED):
+        claim.no_difference(sensors, f"{way}-persons", "source-persons", within=2)
+
+
+@pytest.mark.claim("claim-adapt-devices")
+def test_claim_on_another_device_alignment_comes_near_the_targets_labels(claim, sensors):
+    claim.better(sensors, "batchnorm-devices", "source-devices")
+    for way in ("coral", "dan"):
+        claim.better(sensors, f"{way}-devices", "batchnorm-devices")
+        claim.no_difference(sensors, f"{way}-devices", "target-devices", within=2)
+
+
+@pytest.mark.claim("claim-adapt-place")
+def test_claim_from_torso_to_leg_nothing_helps_beyond_the_spread(claim, sensors):
+    for way in ("batchnorm", "dan"):
+        claim.on_average(sensors, f"{way}-place", "source-place", seeds=8)
+    for way in ("coral", "dann"):
+        claim.on_average(sensors, "source-place", f"{way}-place", seeds=8)
+    for way in ("source", "batchnorm", *ALIGNED):
+        claim.better(sensors, "target-place", f"{way}-place")
+
+
 @pytest.mark.claim("claim-adapt-price")
 def test_claim_held_out_source_images_choose_worse_weights(claim, printed):
     for way in ALIGNED:
