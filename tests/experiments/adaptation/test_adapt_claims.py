@@ -204,3 +204,33 @@ def test_claim_on_photographs_dsn_and_dann_differ_by_less_than_four_points(claim
 @pytest.mark.claim("claim-separation-rtn-photographs")
 def test_claim_on_photographs_rtn_is_behind_new_statistics(claim, photographs):
     claim.better(photographs, "batchnorm", "rtn")
+
+
+@pytest.fixture(scope="module")
+def replayed():
+    return load_result("ccsa-replayed")
+
+
+@pytest.mark.claim("claim-ccsa-fresh")
+def test_claim_a_fresh_model_each_time_reads_worse(claim, replayed):
+    for n in (1, 7):
+        claim.better(replayed, f"released-{n}", f"fresh-{n}")
+
+
+@pytest.mark.claim("claim-ccsa-last")
+def test_claim_the_last_epoch_is_worse_than_the_best_on_the_test(claim, replayed):
+    for n in (1, 7):
+        claim.better(replayed, f"released-{n}", f"last-{n}")
+
+
+@pytest.mark.claim("claim-ccsa-leak")
+def test_claim_leaks_lift_the_figure_by_less_than_a_tenth_of_a_point(claim, replayed):
+    for n in (1, 7):
+        claim.better(replayed, f"released-{n}", f"unleaked-{n}")
+        claim.no_difference(replayed, f"released-{n}", f"unleaked-{n}", within=0.1)
+
+
+@pytest.mark.claim("claim-ccsa-repaired")
+def test_claim_repaired_it_is_worse_than_as_released(claim, replayed):
+    for n in (1, 7):
+        claim.better(replayed, f"released-{n}", f"repaired-{n}")
