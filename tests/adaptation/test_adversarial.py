@@ -6,6 +6,7 @@ import torch
 from tlcourse.adaptation import reversal_schedule, reverse_gradient
 
 
+@pytest.mark.equation("eq-reversal")
 def test_forward_changes_nothing_and_backward_turns_the_gradient_round():
     z = torch.randn(3, 2, requires_grad=True)
     out = reverse_gradient(z, 0.3)
@@ -43,6 +44,7 @@ def test_strength_0_lets_nothing_through():
     assert torch.equal(z.grad, torch.zeros(2))
 
 
+@pytest.mark.equation("eq-reversal-schedule")
 @pytest.mark.parametrize("p", [0.0, 0.05, 0.3, 1.0])
 def test_the_schedule_is_its_formula(p):
     assert reversal_schedule(p) == pytest.approx(math.tanh(5 * p))

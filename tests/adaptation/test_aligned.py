@@ -69,6 +69,18 @@ def test_with_weight_0_it_is_the_sources_cross_entropy(make):
     assert model.loss(batch).item() == pytest.approx(F.cross_entropy(logits, batch[1]).item())
 
 
+@pytest.mark.equation("eq-aligned")
+@pytest.mark.parametrize("weight", [0.5, 3.0])
+def test_the_loss_is_the_sources_cross_entropy_and_the_weighed_alignment(weight):
+    model = made(DeepCORAL, weight=weight).eval()
+    batch = SOURCE[:8]
+    torch.manual_seed(3)
+    source, target = model.outputs(batch[0])
+    whole = F.cross_entropy(source[1], batch[1]) + weight * coral_loss(source[1], target[1])
+    torch.manual_seed(3)
+    assert model.loss(batch).item() == pytest.approx(whole.item(), rel=1e-6)
+
+
 @each
 def test_every_parameter_learns_and_the_gradients_are_finite(make):
     model = made(make)
@@ -143,6 +155,7 @@ def test_images_of_another_shape_are_named(make):
         made(make).loss((torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])))
 
 
+@pytest.mark.equation("eq-dan")
 @pytest.mark.parametrize("estimator", ["unbiased", "linear"])
 def test_dan_adds_up_the_discrepancies_of_features_and_logits(estimator):
     model = made(DAN, estimator=estimator).eval()
@@ -179,6 +192,7 @@ def test_deep_coral_aligns_the_logits():
     assert model.alignment((a, z), (a_, z_)).item() == coral_loss(z, z_).item()
 
 
+@pytest.mark.equation("eq-dann")
 def test_dann_begins_without_a_reversal_and_counts_its_steps():
     model = made(METHODS["DANN"])
     source, target = model.outputs(SOURCE[:8][0])
@@ -200,6 +214,18 @@ def test_dann_begins_without_a_reversal_and_counts_its_steps():
     torch.testing.assert_close(last, -slope[:8], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.equation("eq-rtn-residual")
+def test_the_sources_logits_are_the_targets_and_a_function_of_these():
+    model = made(RTN)
+    first, _, last = model.residual
+    torch.nn.init.normal_(last.weight)
+    z = torch.randn(4, 3)
+    change = F.linear(F.linear(z, first.weight, first.bias).relu(), last.weight, last.bias)
+    torch.testing.assert_close(model.source_logits(z), z + change)
+    assert change.abs().max() > 0.01
+
+
+@pytest.mark.equation("eq-rtn")
 def test_rtn_begins_with_one_classifier_and_aligns_the_product():
     model = made(RTN).eval()
     torch.manual_seed(3)

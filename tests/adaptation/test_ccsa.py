@@ -30,6 +30,7 @@ def by_hand(margin, halves):
     return (sum(same) + sum(other)) / (len(same) + len(other))
 
 
+@pytest.mark.equation("eq-ccsa")
 @pytest.mark.parametrize("margin", [1.0, 3.0])
 def test_both_forms_are_their_formulas_pair_by_pair(margin):
     paper = ccsa_loss(SOURCE, YS, TARGET, YT, margin=margin)

@@ -11,6 +11,7 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+@pytest.mark.equation("eq-coral")
 def test_it_is_the_distance_of_numpys_covariances():
     source, target = draw(9, 4), draw(12, 4, seed=1) * 2
     apart = np.cov(source.T.numpy()) - np.cov(target.T.numpy())

@@ -38,6 +38,7 @@ def population(width, shift, s, t):
     )
 
 
+@pytest.mark.equation("eq-gaussian-kernel")
 def test_the_kernel_is_its_formula_for_every_pair():
     x, y = draw(4), draw(6, seed=1)
     kernel = gaussian_kernel(x, y, 2.5)
@@ -47,6 +48,7 @@ def test_the_kernel_is_its_formula_for_every_pair():
             assert kernel[i, j].item() == pytest.approx(want, rel=1e-12)
 
 
+@pytest.mark.equation("eq-mmd-gaussians")
 @pytest.mark.parametrize("estimator", ["unbiased", "linear"])
 def test_estimates_are_spread_about_the_closed_form_for_two_gaussians(estimator):
     """Over redraws the mean is the population's value, within its own error; no bias is left."""
@@ -65,6 +67,8 @@ def test_estimates_are_spread_about_the_closed_form_for_two_gaussians(estimator)
     assert error < 0.1 * population(width, shift, s, t)
 
 
+@pytest.mark.equation("eq-mmd")
+@pytest.mark.equation("eq-mmd-biased")
 def test_the_biased_form_is_the_unbiased_one_with_the_diagonals():
     x, y = draw(10), draw(15, mean=0.3, seed=1)
     off = {}
@@ -87,6 +91,7 @@ def test_the_same_distribution_twice_has_mean_0_and_not_2_over_n():
     assert abs(np.mean(values)) < 4 * error < 2 / 8 / 4
 
 
+@pytest.mark.equation("eq-mmd-linear")
 def test_the_linear_form_is_the_mean_over_disjoint_quadruples():
     x, y = draw(7), draw(7, mean=1, seed=1)
 
@@ -114,6 +119,7 @@ def test_the_linear_terms_are_independent():
     assert np.var(values) == pytest.approx(np.mean(within), rel=0.25)
 
 
+@pytest.mark.equation("eq-multi-kernel")
 @pytest.mark.parametrize("estimator", ["unbiased", "biased", "linear"])
 def test_kernels_are_summed_with_their_weights_by_default_all_alike(estimator):
     x, y = draw(12), draw(12, mean=0.5, seed=1)
@@ -167,6 +173,7 @@ def test_the_median_leaves_the_diagonal_out():
     assert median_bandwidth(10 * x, 10 * y) == 100 * sorted(pairs)[2]
 
 
+@pytest.mark.equation("eq-kernel-choice")
 def test_the_weights_solve_the_programme():
     """Against a solver of another kind, and by the conditions of the optimum."""
     from scipy.optimize import minimize

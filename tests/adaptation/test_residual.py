@@ -18,6 +18,8 @@ def product(a, b):
     return torch.einsum("nd,nk->ndk", a, b).flatten(1)
 
 
+@pytest.mark.equation("eq-joint-mmd")
+@pytest.mark.equation("eq-fused")
 def test_it_equals_the_discrepancy_of_the_outer_products():
     formed = mmd2(product(*SOURCE), product(*TARGET), 9.0, estimator="biased")
     assert joint_mmd2(SOURCE, TARGET, 9.0).item() == pytest.approx(formed.item(), abs=1e-13)
@@ -46,6 +48,7 @@ def test_memory_does_not_grow_with_the_product():
     assert value.item() == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.equation("eq-entropy")
 def test_the_entropy_is_its_formula_between_its_ends():
     logits = draw(5, 4)
     p = logits.softmax(1)

@@ -19,6 +19,7 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+@pytest.mark.equation("eq-simse")
 def test_the_error_is_its_formula_and_the_variance_of_the_differences():
     image, made = draw(3, 2, 4), draw(3, 2, 4, seed=1)
     d = (made - image).flatten(1).numpy()
@@ -36,6 +37,7 @@ def test_a_common_offset_costs_nothing_where_the_other_sign_doubles_it():
     assert wrong_sign > 1
 
 
+@pytest.mark.equation("eq-difference")
 def test_the_difference_is_the_frobenius_norm_of_centred_rows_of_length_1():
     shared, private = draw(6, 3), draw(6, 4, seed=1)
 
@@ -116,6 +118,7 @@ def network(seed=0, private_features=3, **settings):
 X, Y = torch.rand(8, 1, 2, 2, generator=torch.Generator().manual_seed(5)), torch.arange(8) % 2
 
 
+@pytest.mark.equation("eq-dsn")
 @pytest.mark.parametrize("similarity", ["dann", "mmd"])
 def test_the_loss_is_the_sum_of_its_terms(similarity):
     weights = {"reconstruction_weight": 0.3, "difference_weight": 0.2, "weight": 0.7}

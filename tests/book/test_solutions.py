@@ -21,6 +21,7 @@ WITH_THE_CHAPTER = {
     "ex-classifier-more",
     "ex-continual-weight",
     "ex-distillation-width",
+    "ex-domain-statistics",
     "ex-features-position",
     "ex-finetuning-inverted",
     "ex-instances-opposite",

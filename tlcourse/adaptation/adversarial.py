@@ -121,7 +121,7 @@ class DANN(Aligned):
 
     References
     ----------
-    Ganin et al. (2016), equation 18.
+    Ganin et al. (2016), equation 18. In the chapter: ``eq-dann``.
 
     Examples
     --------

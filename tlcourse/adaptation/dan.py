@@ -33,7 +33,7 @@ class DAN(Aligned):
     References
     ----------
     Long, Cao, Wang and Jordan, Learning Transferable Features with Deep Adaptation Networks, 2015,
-    equation 4.
+    equation 4. In the chapter: ``eq-dan``.
 
     Examples
     --------

@@ -154,7 +154,7 @@ def mmd2(
     References
     ----------
     Gretton et al., A Kernel Two-Sample Test, 2012, lemma 6 and section 6. In the chapter:
-    ``eq-mmd``, ``eq-mmd-linear``, ``eq-multi-kernel``.
+    ``eq-mmd``, ``eq-mmd-biased``, ``eq-mmd-linear``, ``eq-mmd-gaussians``, ``eq-multi-kernel``.
 
     Examples
     --------

@@ -144,7 +144,7 @@ class RTN(Aligned):
     .. math::
 
         f_S = f_T + \Delta f(f_T), \qquad
-        \mathcal{L} = \mathcal{L}_{ce}(y, f_S(x)) + \gamma\, H(f_T(x'))
+        \mathcal{L} = \mathcal{L}_{ce}(y, f_S(x)) + \lambda_H\, H(f_T(x'))
             + \lambda\, \mathrm{MMD}^2(\phi \otimes f_T)
 
     where
@@ -153,7 +153,7 @@ class RTN(Aligned):
     - :math:`\Delta f`: two layers of K units, the last with weights 0 at the start, so that both
       classifiers are one at first;
     - :math:`H`: the entropy of the target's predictions;
-    - :math:`\lambda, \gamma`: ``weight`` and ``entropy_weight``.
+    - :math:`\lambda, \lambda_H`: ``weight`` and ``entropy_weight``.
 
     The predictions in the product are probabilities, so that no logit outgrows the features; the
     bandwidth is the median squared distance of the products within the batch.
@@ -163,11 +163,12 @@ class RTN(Aligned):
     backbone, n_classes, target, weight
         As of :class:`~tlcourse.adaptation.aligned.Aligned`.
     entropy_weight
-        :math:`\gamma`, at least 0.
+        :math:`\lambda_H`, at least 0.
 
     References
     ----------
-    Long et al. (2016), equation 8; both weights are 0.3 there.
+    Long et al. (2016), equation 8; both weights are 0.3 there. In the chapter:
+    ``eq-rtn-residual``, ``eq-rtn``.
 
     Examples
     --------

@@ -178,7 +178,7 @@ class DSN(Aligned):
 
     References
     ----------
-    Bousmalis et al. (2016), equation 1.
+    Bousmalis et al. (2016), equation 1. In the chapter: ``eq-dsn``.
 
     Examples
     --------

@@ -136,3 +136,36 @@ def test_the_recorded_result_is_whole():
     result = load_result("ccsa-replayed")
     assert list(result.rows) == [row.key for row in get("ccsa-replayed").rows]
     assert all(len(row.values) == 8 for row in result.rows.values())
+
+
+# What the chapter says of the results
+
+
+@pytest.fixture(scope="module")
+def replayed():
+    return load_result("ccsa-replayed")
+
+
+@pytest.mark.claim("claim-ccsa-fresh")
+def test_claim_a_fresh_model_each_time_reads_worse(claim, replayed):
+    for n in (1, 7):
+        claim.better(replayed, f"released-{n}", f"fresh-{n}")
+
+
+@pytest.mark.claim("claim-ccsa-last")
+def test_claim_the_last_epoch_is_worse_than_the_best_on_the_test(claim, replayed):
+    for n in (1, 7):
+        claim.better(replayed, f"released-{n}", f"last-{n}")
+
+
+@pytest.mark.claim("claim-ccsa-leak")
+def test_claim_leaks_lift_the_figure_by_less_than_a_tenth_of_a_point(claim, replayed):
+    for n in (1, 7):
+        claim.better(replayed, f"released-{n}", f"unleaked-{n}")
+        claim.no_difference(replayed, f"released-{n}", f"unleaked-{n}", within=0.1)
+
+
+@pytest.mark.claim("claim-ccsa-repaired")
+def test_claim_repaired_it_is_worse_than_as_released(claim, replayed):
+    for n in (1, 7):
+        claim.better(replayed, f"released-{n}", f"repaired-{n}")
