@@ -112,15 +112,14 @@ def learn(
     model = MLP((few.images[0].numel(), 512, 256, 256, few.n_classes))
     if source is not None:
         model.backbone.load_state_dict(source.backbone.state_dict())
-    old: nn.Module = model.backbone.hidden3
+    old = [model.get_submodule(f"backbone.hidden{i}") for i in (1, 2, 3)]
     gamma = chosen.get("gamma")
     if way.startswith("deep"):
         deepen(model, LAST, settings["extra"], gamma=gamma)
     elif way.startswith("wide"):
         init = "copy+rand" if way == "wide-copy" else "rand"
         widen(model, LAST, settings["extra"], init=init, gamma=gamma)
-    still = (model.backbone.hidden1, model.backbone.hidden2, old)[: LEARNS[learns][1]]
-    for layer in still:
+    for layer in old[: LEARNS[learns][1]]:
         freeze(layer)
     return trained(model, few, chosen["rate"], settings["steps"], settings, seed)
 
@@ -132,6 +131,7 @@ def on_features(
     torch.manual_seed(seed)
     x, y = features.tensors  # (N, D), (N,)
     width, extra, n_classes = x.shape[1], settings["extra"], int(y.max()) + 1
+    layers: list[nn.Module]
     if way == "head":
         layers = [nn.Linear(width, n_classes)]
     else:
@@ -144,9 +144,7 @@ def on_features(
     return trained(model, features, chosen["rate"], settings["photo_steps"], settings, seed)
 
 
-def trained(
-    model: Any, on: TensorDataset, rate: float, steps: int, settings: Settings, seed: int
-) -> Any:
+def trained(model: Any, on: Any, rate: float, steps: int, settings: Settings, seed: int) -> Any:
     """Return the model, trained where it is not frozen, in evaluation mode."""
     groups = [{"params": [p for p in model.parameters() if p.requires_grad], "lr": rate}]
     train_steps(model, groups, on, steps, settings["batch_size"], 0, seed)
