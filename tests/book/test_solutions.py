@@ -24,6 +24,7 @@ WITH_THE_CHAPTER = {
     "ex-domain-statistics",
     "ex-features-position",
     "ex-finetuning-inverted",
+    "ex-grow-optimizer",
     "ex-instances-opposite",
     "ex-l2t-labels",
     "ex-selective-itself",
