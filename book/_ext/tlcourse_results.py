@@ -146,7 +146,7 @@ def draw_documents(found: Mapping[str, Standing], file: Path) -> None:
                 left = [a + b for a, b in zip(left, counts, strict=True)]
             axis.set_xlabel(name)
             axis.grid(visible=False, axis="y")
-            axis.legend(fontsize=8, loc="lower right" if name == "comparisons" else "upper right")
+            axis.legend(fontsize=8, loc="lower right")
         axes[0].set_yticks(range(len(found)), list(found))
         axes[0].invert_yaxis()
         save(figure, file)
