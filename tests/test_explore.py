@@ -85,6 +85,7 @@ class TestPage:
             assert start == "data:image/png;base64"
             data = b64decode(encoded)
             assert data[25] == 3, "colour type 3 is a palette"
+            assert b"tRNS" in data, "the frame has no ground"
             assert b"Software" not in data
             assert b"tIME" not in data
         assert sum(map(len, sources)) / len(sources) < 10_000

@@ -207,3 +207,23 @@ def test_a_result_without_headings_and_without_a_source():
 def test_rows_of_one_unit(groups, said):
     with pytest.raises(ValueError, match=said):
         plot_result(groups)
+
+
+def test_text_can_be_read_on_a_white_and_on_a_dark_page(axis):
+    def light(colour):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    ink = light(mpl.colors.to_rgb(plotting.INK))
+    assert 1.05 / (ink + 0.05) > 4.5
+    assert (ink + 0.05) / (light(mpl.colors.to_rgb("#14181e")) + 0.05) > 3.5
+    axis.set(xlabel="x", title="title")
+    used = [
+        axis.xaxis.label.get_color(),
+        axis.title.get_color(),
+        axis.spines["left"].get_edgecolor(),
+    ]
+    assert {to_hex(colour) for colour in used} == {to_hex(plotting.INK)}
+    axis.figure.canvas.draw()
+    pixels = np.asarray(axis.figure.canvas.buffer_rgba())
+    assert pixels[0, 0, 3] == 0, "the figure has no ground"

@@ -44,7 +44,7 @@ class NormalizedScale(nn.Module):
 
     References
     ----------
-    Wang, Ramanan and Hebert, Growing a Brain, 2017, section 3.3. In the chapter:
+    Wang, Ramanan and Hebert, Growing a Brain, 2017. In the chapter:
     ``eq-normalized-scale``.
 
     Examples
@@ -154,7 +154,7 @@ def widen(
 
     References
     ----------
-    Wang, Ramanan and Hebert (2017), section 3.2. In the chapter: ``eq-widen``.
+    Wang, Ramanan and Hebert (2017). In the chapter: ``eq-widen``.
 
     Examples
     --------
@@ -227,7 +227,7 @@ def deepen(
 
     References
     ----------
-    Wang, Ramanan and Hebert (2017), section 3.2. In the chapter: ``eq-deepen``.
+    Wang, Ramanan and Hebert (2017). In the chapter: ``eq-deepen``.
 
     Examples
     --------

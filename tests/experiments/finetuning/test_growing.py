@@ -145,8 +145,16 @@ def test_claim_little_is_left_once_old_layers_learn(claim, recorded):
 
 @pytest.mark.claim("claim-grow-behind")
 def test_claim_new_random_parts_are_behind_with_two_layers(claim, recorded):
-    for way in ("deep-rand", "wide-rand"):
+    for way in ("deep-rand", "wide-rand", "wide-scaled"):
         claim.better(recorded, "finetune-two", f"{way}-two")
+
+
+@pytest.mark.claim("claim-grow-ahead")
+def test_claim_the_deeper_scaled_network_alone_is_ahead_with_all_layers(claim, recorded):
+    claim.better(recorded, "deep-scaled-all", "finetune-all")
+    others = {(way, learns) for way in GROWN for learns in LATER} - {("deep-scaled", "all")}
+    for way, learns in sorted(others):
+        assert recorded.paired(f"{way}-{learns}", f"finetune-{learns}").low <= 0
 
 
 @pytest.mark.claim("claim-grow-deep")
